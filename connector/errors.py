@@ -127,7 +127,7 @@ class FencedError(ShardRestartError):
 
 
 class UnsupportedError(ShardRestartError):
-    """Failure of a transaction because the brokers do not have the transaction API, or only a part of it.
+    """Failure of a transaction, because the brokers lack the transaction API or a part of it.
 
     The shard restarts at intervals, because brokers can be upgraded. The worker logs one warning.
     """

@@ -1,4 +1,4 @@
-"""Modification time, size and inode of a file, which show whether the file has changed without reading it."""
+"""Modification time, size and inode of a file. If one of them changes, the file has changed."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -63,7 +63,7 @@ def kafka_logger() -> logging.Logger:
 
 
 def _is_unexplained(record: logging.LogRecord) -> bool:
-    """Return whether to log a record: not if the connector itself logs the reason, once and with a remedy."""
+    """Return whether to log a record. Return False if the connector logs the same reason itself, with a remedy."""
     return "not supported by any of the" not in record.getMessage()
 
 

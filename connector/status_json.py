@@ -175,10 +175,10 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
-    """Return the members `unread_*` of TENANT: the seconds of call time that were never read, and where they begin.
+    """Return the members `unread_*` of TENANT, which describe the call time that was never read.
 
-    `unread_done` estimates when they will have been read, at the rate of the last ten minutes. It is null unless
-    `is_read` states that the tenant is being read.
+    `unread_done` is the time at which all of it will probably have been read, at the rate of the last ten minutes.
+    `is_read` states whether the tenant is being read; if not, `unread_done` is null.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())

@@ -174,7 +174,7 @@ class Clients:
     def member(self, group: str) -> Properties:
         """Return the settings of the consumer with which the worker reads the control topic.
 
-        The partitions that are assigned to this consumer are the shards that the worker owns.
+        The worker owns the shards whose control partitions are assigned to this consumer.
         """
         own = self._common | {
             "session.timeout.ms": 6_000,

@@ -30,7 +30,7 @@ _REPAIR = "start a worker of that app, stop it when its shards are restored, and
 
 
 class CopiedTenant(NamedTuple):
-    """State of one tenant in the source, with the records that hold it."""
+    """State of one tenant in the source: its checkpoint, and the records of its dedup index."""
 
     checkpoint: Checkpoint | None
     "Checkpoint; None if it was lost, so that only the dedup index is left."

@@ -10,9 +10,9 @@ from connector.errors import ConnectorError
 
 
 class _FatalErrors(AbstractContextManager[None]):
-    """Context manager behind `fatal_errors`.
+    """Context manager that `fatal_errors` returns.
 
-    It is not a generator, because no `except` clause catches the KafkaError that confluent-kafka 2.16 raises.
+    It is a class and not a generator: confluent-kafka 2.16 raises a KafkaError, which no `except` clause catches.
     """
 
     def __exit__(
@@ -35,7 +35,7 @@ class _FatalErrors(AbstractContextManager[None]):
 
 
 def fatal_errors() -> AbstractContextManager[None]:
-    """Convert every exception of confluent-kafka to KafkaException, so that no failure can be taken for success.
+    """Convert every exception of confluent-kafka to KafkaException, so that no failure is mistaken for success.
 
     If a fatal error occurs during a callback, confluent-kafka raises one of three other objects. The first is
     SystemError, whose cause is the fatal error. The second is AttributeError: the lookup of the logger's method fails

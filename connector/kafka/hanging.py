@@ -41,17 +41,17 @@ class Unseen(NamedTuple):
 
     record: ShardRecord
     values: dict[bytes, bytes | None]
-    "The transaction's records in the state topic, by key."
+    "The transaction's records in the state topic: the value of each key, None for a tombstone."
 
 
 class LostCommits(NamedTuple):
-    """Records of committed transactions that `read_committed` readers do not find."""
+    """Records that committed transactions have written and `read_committed` readers do not find."""
 
     record: ShardRecord | None
     "The shard's record of the newest committed transaction."
     records: dict[Place, list[Message]]
     checkpoints: dict[bytes, bytes | None]
-    "Records that are missing in the state topic because of the loss, by key."
+    "Records that the state topic has lost: the value of each key, None for a tombstone."
 
 
 class Inspection(NamedTuple):
@@ -258,7 +258,8 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
     """Return whether a transaction was committed. It was if any of its records is visible in any partition.
 
-    Raises ShardRestartError if a partition cannot be read while the partitions in `doubtful` make this necessary.
+    `doubtful` are the partitions in which a commit may have been lost. If there are any, and a partition of the
+    transaction cannot be read, raise ShardRestartError.
     """
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")

@@ -1,4 +1,4 @@
-"""Use of idempotent producers: without transactions, they are not used if the brokers have none."""
+"""Choice between idempotent and other producers, for delivery without transactions. Not all brokers have the former."""
 
 import threading
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _IN_ORDER = {"enable.idempotence": False, "max.in.flight": 1}
 
 
 class Idempotence:
-    """Setting of all producers without transactions: idempotent, until the brokers turn out not to support it."""
+    """Choice for all producers without transactions: they are idempotent until brokers turn out not to support this."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,7 +30,7 @@ class Idempotence:
         return self._is_used
 
     def applied(self, properties: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a producer without transactions, from its other settings of librdkafka."""
+        """Return the settings of a producer: `properties`, which are its other settings, with the chosen ones."""
         if self._is_used:
             return {**properties, "enable.idempotence": True}
         return {name: value for name, value in properties.items() if name not in _REPLACED} | _IN_ORDER

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class NewRecords(NamedTuple):
-    """Records that `follow` yields at once.
+    """Records that `follow` yields in one step.
 
     `at_end` is True if the end of every partition has been reached at least once.
     """
@@ -206,10 +206,10 @@ class LogReader:
         decided_within_s: float,
         unreadable: dict[Place, str] | None,
     ) -> bool:
-        """Return whether a message is a record that must be yielded.
+        """Return True for a record that must be yielded, and False for any other message.
 
-        If the message marks the end of its partition, or an error that concerns only this partition, stop reading the
-        partition.
+        Records at or after the offset in `limits` are not yielded. Reading of the partition stops if the message is the
+        last record before this offset, the end of the partition, or an error that concerns only this partition.
         """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:

@@ -4,8 +4,7 @@ Only one thread uses the consumer, because a request from another thread would w
 thread runs short polls, their callbacks and queued requests. After each poll it publishes a snapshot of the assignment.
 
 A shard commits only while the last snapshot contains its partition. The broker's own check is not enough: it
-only checks that the member belongs to the current generation of the group, and not that the member still owns the
-partition.
+checks only that the member belongs to the current generation of the group, not that it still owns the partition.
 """
 
 import queue

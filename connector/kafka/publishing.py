@@ -109,7 +109,7 @@ class TransactionContents(ABC):
 
 
 class Undelivered(NamedTuple):
-    """A Kafka record that no broker has acknowledged."""
+    """Record that no broker has acknowledged: the error, and the topic of the record."""
 
     error: KafkaError
     topic: str
@@ -226,7 +226,10 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produce records and wait until all are acknowledged. Raises KafkaException(error, *topics) if one is not."""
+        """Produce records and wait until all are acknowledged. Raise KafkaException if one is not.
+
+        The arguments of the exception are the error and the topics of the failed records.
+        """
         by_topic: dict[str, list[Outgoing]] = {}
         for record in records:
             by_topic.setdefault(record.topic, []).append(record)

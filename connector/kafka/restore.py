@@ -17,7 +17,10 @@ _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """Contents of one partition number in several topics, as a `read_committed` reader finds them."""
+    """Contents of one partition of each of several topics, as a `read_committed` reader finds them.
+
+    The partitions have the same number.
+    """
 
     values: dict[str, dict[bytes, bytes]]
     "By topic: the newest value of each key."

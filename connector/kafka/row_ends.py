@@ -27,7 +27,7 @@ class RowEnds:
     def _look_up(self, topic: str) -> RowEnd:
         """Return the end of a topic. It has no offsets if the topic does not exist.
 
-        The high watermark is not used: it lies behind the markers of transactions, which consumers never see.
+        The high watermark is not used, because it also counts the markers of transactions, which consumers never see.
         """
         with LogReader(self._clients) as reader:
             bounds = {place: reader.bounds(place) for place in reader.partitions(topic)}

@@ -114,7 +114,7 @@ class SeenLog:
         return Written(records, tails)
 
     def is_due(self, before_hour: int) -> bool:
-        """Return whether `forget` would return a tombstone for this hour."""
+        """Return whether `forget` would return any tombstone for the same `before_hour`."""
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
@@ -231,7 +231,7 @@ def check_complete(topic: str, expected: Mapping[str, int], found: Collection[st
 def rows_per_hour(
     records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Return, for each tenant in `starts`, its first hour and the number of rows per hour of call start.
+    """Return, for each tenant in `starts`, its first hour and the number of rows whose calls started in each hour.
 
     `starts` holds the first hour of each tenant, and `end` is the hour after the last one. Hours are counted since the
     epoch. The rows of a bucket are spread evenly over the hours of the bucket that lie in the range. A row that was

@@ -179,7 +179,7 @@ class TopicAdmin:
         return result
 
     def read_limits(self, names: Sequence[str]) -> None:
-        """Read the maximum record length of topics again. Raises BrokersUnavailableError."""
+        """Read the maximum record length of topics again. Raises BrokersUnavailableError if no broker answers."""
         try:
             self.settings((), names)
         except KafkaException as error:
@@ -193,7 +193,8 @@ class TopicAdmin:
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Log a warning for each setting of a row topic that is unsafe for records with event time.
 
-        `reaches` maps each topic to the greatest age of a call that is read. Raises BrokersUnavailableError.
+        `reaches` maps each topic to the greatest age of a call that is read. If no broker answers, raise
+        BrokersUnavailableError.
         """
         try:
             settings = self.settings(list(reaches))

@@ -152,7 +152,7 @@ class Transactions(Publisher):
     def _drop_proven(self) -> None:
         """Remove from `_unproven` the commits whose markers are written in all partitions.
 
-        The last stable offset proves this: a commit whose records lie before it can no longer be aborted. If a marker
+        A marker is written in a partition if the last stable offset lies behind the records of the commit. If a marker
         is missing for too long, the transaction hangs, and ShardRestartError is raised.
         """
         if not self._unproven:
@@ -193,7 +193,7 @@ class Transactions(Publisher):
     def _cause(self, producer: Producer, error: KafkaException, context: CommitContext) -> KafkaException:
         """Return the error that made a transaction fail.
 
-        librdkafka may only report that it has purged the records. Then the next call of a librdkafka function reports
+        If `error` only states that librdkafka has purged the records, the next call of a librdkafka function reports
         the real cause.
         """
         if error.args[0].code() in _PURGED:
@@ -206,7 +206,7 @@ class Transactions(Publisher):
     def _send_offsets(self, producer: Producer, context: CommitContext) -> None:
         """Send the offset of the control topic to the transaction. If brokers do not answer, drop the producer.
 
-        The next producer with the transactional id fences anything that the abandoned thread may still do.
+        A thread may then still be sending. The next producer with the same transactional id fences it.
         """
         control = TopicPartition(context.topic, context.partition, context.offset)
         if not send_offset(producer, control, context.metadata):
@@ -297,8 +297,8 @@ _UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
 def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> bool:
     """Send an offset to a transaction, and return whether librdkafka's function has returned in time.
 
-    It may never return, whatever its time-out: after the restart of a broker, or while the group has no coordinator
-    (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned.
+    The function may never return, whatever its time-out: after the restart of a broker, or while the group has no
+    coordinator (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned.
     Raises KafkaException if librdkafka reports an error.
     """
     outcome: list[KafkaException | None] = []
@@ -322,5 +322,5 @@ def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> 
 
 
 def is_fenced(error: KafkaError) -> bool:
-    """Return whether another producer has taken over the transactional id."""
+    """Return whether `error` means that another producer has taken over the transactional id."""
     return error.code() in _FENCED

@@ -82,7 +82,7 @@ class TenantMetrics:
         self._rows["dead_letter"].inc(dead_letter)
 
     def rows_first_read(self, lateness_s: Iterable[float]) -> None:
-        """Record the lateness of rows when a sweep first read them.
+        """Record the lateness of rows that a sweep has read for the first time.
 
         The lateness of a row is the number of seconds since the end of its call, or since its start if the end is not
         known.

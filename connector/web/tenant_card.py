@@ -87,7 +87,7 @@ class Gap(NamedTuple):
 
 
 def worst_first(tenant: Object) -> tuple[int, str]:
-    """Return a sort key that puts tenants that need attention first."""
+    """Return the key by which tenants are sorted on the page: those that need attention come first."""
     order = list(STATES)
     state = tenant.get("state")
     return order.index(state) if state in order else 1, label(tenant).casefold()

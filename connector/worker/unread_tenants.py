@@ -2,8 +2,8 @@
 
 All workers of an app should have the same tenants in their configurations. Otherwise, the owner of a tenant's shard may
 not have the tenant, so that no worker reads it. If the tenant was read before, the owner commits the reason
-NOT_CONFIGURED for it. Therefore each worker looks up the committed state of its configured tenants whose shards other
-workers own.
+NOT_CONFIGURED for it. To find such tenants, each worker reads the committed state of those of its configured tenants
+whose shards other workers own.
 """
 
 import asyncio

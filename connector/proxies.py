@@ -81,7 +81,7 @@ class Proxy(NamedTuple):
 def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy for a URL, or None for a direct connection.
 
-    Raises UnusableProxyError if the variable has an invalid value.
+    Raises UnusableProxyError if the variable that applies to the URL has an invalid value.
     """
     parts = urlsplit(url)
     found = _first(environ, f"{parts.scheme}_proxy", "all_proxy")

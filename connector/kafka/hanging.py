@@ -55,7 +55,10 @@ class LostCommits(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """Shard whose transactions are examined, with the contents of its internal topics for a `read_committed` reader."""
+    """Shard whose transactions are examined.
+
+    `read` holds the contents of its internal topics, as a `read_committed` reader finds them.
+    """
 
     clients: Clients
     names: Names
@@ -79,9 +82,9 @@ class Inspection(NamedTuple):
 
 
 def open_places(inspection: Inspection, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
-    """Wait until no transaction of this shard is open. Return the partitions in which one may still be open.
+    """Wait until no transaction of this shard is open, but not longer than `Clients.decided_within_s`.
 
-    The wait ends at the latest when brokers would have aborted the transaction of a producer that has stopped.
+    Return the partitions in which a transaction may still be open.
     """
     ends: dict[Place, int | None] = dict.fromkeys(_watched(inspection, row_topics))
     return visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)

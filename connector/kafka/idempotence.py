@@ -30,7 +30,7 @@ class Idempotence:
         return self._is_used
 
     def applied(self, properties: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a producer: `properties`, which are its other settings, with the chosen ones."""
+        """Return the settings of a producer: `properties`, and the settings that turn idempotence on or off."""
         if self._is_used:
             return {**properties, "enable.idempotence": True}
         return {name: value for name, value in properties.items() if name not in _REPLACED} | _IN_ORDER
@@ -38,8 +38,7 @@ class Idempotence:
     def give_up(self, producer: Producer, error: KafkaException) -> bool:
         """Return whether `producer` has failed because the brokers have no idempotent producers.
 
-        If so, producers with the settings that this object returns from now on are not idempotent. The first call logs
-        a warning.
+        If so, `applied` turns idempotence off from now on. The first such call logs a warning.
         """
         if _cause(producer, error).code() not in UNSUPPORTED:
             return False
@@ -56,7 +55,10 @@ class Idempotence:
 
 
 def _cause(producer: Producer, error: KafkaException) -> KafkaError:
-    """Return the error that made a producer fail. An earlier call may have reported only that it has failed."""
+    """Return the error that made a producer fail.
+
+    `error` may state only that the producer has failed. Then the next call of librdkafka reports the cause.
+    """
     cause: KafkaError = error.args[0]
     if cause.code() == KafkaError._FATAL:  # noqa: SLF001 - librdkafka's own code
         try:

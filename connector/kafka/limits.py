@@ -19,7 +19,7 @@ BROKER_DEFAULT = 1_048_588
 PRODUCER_DEFAULT = 1_000_000
 "Default limit of librdkafka for a record and for a batch, in bytes."
 MOST_OVERHEAD = 100
-"Most bytes that a batch adds to key, value and headers of its only record: 61 for the batch, up to 36 for the record."
+"Maximum overhead of a batch with one record, in bytes: 61 for the batch and up to 36 for the record."
 LEAST = 500
 "Lowest usable limit of an internal topic, in bytes: tombstones, shard records and one row of the dedup index fit."
 _HEADER_OVERHEAD = 10
@@ -78,13 +78,13 @@ class Limits:
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the maximum size, in bytes, of a batch that a topic accepts, as far as the limits are known."""
+        """Return the maximum size of a batch for a topic, in bytes. If it is not known, assume a producer's default."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))
 
     def room(self, topic: str) -> int:
-        """Return the maximum size, in bytes, of key, value and headers of a record together."""
+        """Return the maximum size, in bytes, of a record for a topic: key, value and headers together."""
         return max(0, self.of(topic) - MOST_OVERHEAD)
 
     def low(self, topics: Iterable[str]) -> dict[str, int]:
@@ -94,7 +94,7 @@ class Limits:
         }
 
     def too_long(self, records: "Iterable[Outgoing]") -> TooLong | None:
-        """Return the longest record that does not fit into its topic; None if all records fit."""
+        """Return the longest of the records that are too long for their topics; None if there is none."""
         found: TooLong | None = None
         for record in records:
             needed = size(record) + MOST_OVERHEAD

@@ -14,7 +14,7 @@ _TIMEOUT_S = 5.0
 
 
 class MockCluster:
-    """One broker on a free port of the loopback interface. It exists as long as this object."""
+    """One broker on a free port of the loopback interface. It runs until this object is deleted."""
 
     def __init__(self) -> None:
         self._owner = Producer({"bootstrap.servers": "mock:1", "test.mock.num.brokers": 1, "log_level": 0})

@@ -97,7 +97,7 @@ class Probe:
 
     @property
     def is_idempotent(self) -> bool:
-        """Return whether the brokers have idempotent producers, as far as `transactions` has found out."""
+        """Return whether the brokers have idempotent producers. Before a call of `transactions`, return True."""
         return self._clients.idempotence.is_used
 
     def transactions(self, found: Found) -> list[Problem]:

@@ -176,7 +176,7 @@ class Publisher(ABC):
 
         A function of librdkafka may never return. After `LONGEST_CALL_S` seconds without progress, the thread is
         abandoned and ShardRestartError is raised. If the caller is cancelled a second time, the thread is abandoned at
-        once. The next producer with the transactional id fences whatever the abandoned thread may still do.
+        once. If the abandoned thread still sends a request, the next producer with the transactional id fences it.
         """
         if self._is_abandoned:
             raise ShardRestartError(f"an earlier call of the producer of {self._name} has not returned yet")

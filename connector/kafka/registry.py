@@ -136,7 +136,7 @@ class Registry:
         return known
 
     def check(self, subject: Subject) -> SchemaLookup:
-        """Check whether a subject has its schema already, or would accept it.
+        """Look up the schema of a subject. If it is not registered, check that the subject would accept it.
 
         Raises FatalError, which names the incompatible field, if the subject would not accept the schema.
         """
@@ -173,7 +173,7 @@ class Registry:
         return None
 
     def schema(self, schema_id: int) -> dict[str, Any]:
-        """Return the schema with the given id."""
+        """Return the schema with the given id, as parsed JSON. Raises FatalError if there is none."""
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
@@ -181,9 +181,9 @@ class Registry:
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
-        """Check a subject in the same way as `ensure`, but register nothing. Return the result of the look-up.
+        """Look up the schema of a subject without registering it.
 
-        Raises FatalError where `ensure` would.
+        Raises FatalError in the cases in which `ensure` raises it.
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:

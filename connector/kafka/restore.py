@@ -37,7 +37,7 @@ def read_compacted(
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[bytes, bytes]]:
-    """Read one partition of several topics to the last stable offset. Return the newest value of each key, by topic."""
+    """Read partition `partition` of several topics. Return the newest committed value of each key, by topic."""
     return read_partition(clients, topics, partition, is_stopped=is_stopped).values
 
 
@@ -49,7 +49,7 @@ def read_partition(
     is_stopped: Callable[[], bool] = lambda: False,
     decided_within_s: float = math.inf,
 ) -> PartitionContents:
-    """Read one partition of several topics to its end.
+    """Read partition `partition` of several topics to its end.
 
     An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s` is
     the number of seconds to wait for its end. If it stays open for longer, `undecided` contains its topic. By
@@ -76,7 +76,7 @@ def read_partition(
 
 
 class _Progress:
-    """Progress of a restoration.
+    """Progress of the restoration of a shard.
 
     It logs the progress every few seconds, and ends the reading if the shard must be released.
     """

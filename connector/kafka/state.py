@@ -52,7 +52,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
     places: Places = {}
     "Offsets of the records of the transaction, except those of the state topic."
     unproven: Places = {}
-    "Offsets of records of earlier, acknowledged transactions whose commit markers were not seen before this one."
+    "Offsets of records of earlier, acknowledged transactions, if their commit markers were not seen yet."
     control_id: str = ""
     "Id that brokers have given to the control topic to which `control` belongs; empty if unknown."
     kept: tuple[str, ...] = ()

@@ -97,10 +97,10 @@ def undecided(
     within_s: float,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> set[Place]:
-    """Wait until no transaction is open below the offsets in `ends`. Return the partitions where one is still open.
+    """Wait until no transaction is open below the offsets in `ends`, for about `within_s` seconds at most.
 
-    In `ends`, None means the current end of the partition. Blocks, for about `within_s` seconds at most. Raises
-    HandedOverError soon after `is_stopped` returns True.
+    Return the partitions in which a transaction is still open. In `ends`, None means the current end of the partition.
+    Blocks. Raises HandedOverError soon after `is_stopped` returns True.
     """
     waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
     deadline = time.monotonic() + within_s

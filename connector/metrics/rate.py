@@ -1,4 +1,4 @@
-"""Rate of an event over the last five minutes. It is counted in steps of ten seconds, to use little memory."""
+"""Rate of an event over the last five minutes. Events are counted per ten seconds, to use little memory."""
 
 from collections import deque
 

@@ -14,7 +14,7 @@ _log = log.get(__name__)
 
 LANES: tuple[str, ...] = get_args(Lane)
 STATUSES = ("200", "429", "error")
-"Statuses that have series in each lane from the start. The series of other statuses appear when they occur."
+"Statuses of requests that have series in each lane from the start. Series of other statuses are added when they occur."
 ROW_OUTCOMES = ("published", "revised", "duplicate", "dead_letter")
 SWEEP_OUTCOMES = ("ok", "failed")
 
@@ -138,7 +138,7 @@ class TenantMetrics:
             family.remove(self.label)
 
     def requests_by_status(self) -> dict[str, int]:
-        """Return the number of requests by status, summed over all lanes."""
+        """Return the number of requests to Graph by status, summed over all lanes."""
         counts: dict[str, int] = {}
         for (_, status), counter in self._requests.items():
             total = sum(

@@ -30,7 +30,7 @@ class Activity(NamedTuple):
     """Load of a tenant, for the web page."""
 
     requests: Mapping[str, int]
-    "Number of requests by status, since this worker owns the tenant."
+    "Number of requests to Graph by status, since this worker owns the tenant."
     rows_per_minute: float
     "Published rows per minute, including revisions, as the mean of the last five minutes."
     budget_used_ratio: float
@@ -92,8 +92,8 @@ class Metrics:
     def tenant(self, label: str, everys: Sequence[str]) -> TenantMetrics:
         """Create the metrics of a tenant. `everys` are the cadences of its sweeps.
 
-        The series of counters and histograms are created at once, those of gauges only after a call of `watch`. Older
-        metrics with the same label are removed first.
+        The series of counters and histograms are created immediately, those of gauges only after a call of `watch`.
+        Older metrics with the same label are removed first.
         """
         if (old := self._tenants.pop(label, None)) is not None:
             old.closed()

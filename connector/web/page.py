@@ -56,7 +56,8 @@ Activities = Callable[[str], Activity | None]
 class PageView(NamedTuple):
     """Content of the page.
 
-    `facts` are names and values about the worker. `full` is the number of tenants that are shown with all details.
+    `facts` are pairs of a name and a value that describe the worker. `full` is the number of tenants that are shown
+    with all details.
     """
 
     app: str

@@ -16,7 +16,7 @@ _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class CellRange(NamedTuple):
-    """Adjacent cells with the same state, from `first` up to but not including `last`."""
+    """Adjacent cells with the same state: those with the numbers from `first` up to but not including `last`."""
 
     kind: int
     first: int

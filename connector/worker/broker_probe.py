@@ -15,7 +15,7 @@ _PROBE_S = 5.0
 
 
 class BrokerProbe:
-    """Result of the last contact with the brokers, and the task that contacts them regularly."""
+    """Regular check of the brokers, with its last result."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.is_up = False

@@ -62,7 +62,8 @@ def find(
 def _reason(checkpoint: Checkpoint | None, limit: timedelta, now: datetime) -> str:
     """Return why a tenant counts as unread, or an empty text if it does not.
 
-    It counts as unread if its last committed read is longer ago than `limit`.
+    It counts as unread if it has no checkpoint, if it is not configured at its owner, or if its last committed read is
+    longer ago than `limit`. A tenant that is paused or fails for another reason does not count as unread.
     """
     if checkpoint is None:
         return _NEVER_READ

@@ -1,4 +1,4 @@
-"""Settings of librdkafka for each kind of client: they combine `kafka.properties` with what the guarantee needs."""
+"""Settings of librdkafka for each kind of client: `kafka.properties`, and the settings that the guarantee needs."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -105,7 +105,7 @@ class Clients:
         self.limits = Limits(owner)
         "Length limits of the topics. All producers with these settings share them."
         self.idempotence = Idempotence()
-        "Setting of the producers without transactions, which all of them share."
+        "Choice that all producers without transactions share: whether they are idempotent."
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",

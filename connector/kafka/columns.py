@@ -99,7 +99,7 @@ def _strings(before: bytes) -> _WriteColumn:
     memo = _Memo(write)
 
     def write_column(column: Sequence[str | None]) -> Iterable[bytes]:
-        # The cache pays only where values repeat: if it has less than half of a sample, the rest bypasses it.
+        # The cache pays only where values repeat. If it holds less than half of a sample, the other values bypass it.
         sample = column[:_SAMPLE]
         if 2 * sum(map(memo.__contains__, sample)) >= len(sample):
             return map(memo.__getitem__, column)

@@ -13,7 +13,7 @@ from connector.errors import FatalError
 from connector.kafka.seen import Record
 
 KEY = b"copy"
-# The version of a checkpoint is lower, so that a release that knows no markers refuses the state as well.
+# It is higher than the version of a checkpoint, so that releases that do not know markers refuse the state, too.
 _VERSION = 2
 
 

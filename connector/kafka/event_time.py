@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 AHEAD_MAX = timedelta(hours=1)
-"Brokers refuse a timestamp that is further ahead of their clock than this, unless they are configured otherwise."
+"Maximum time by which a timestamp may be ahead of the brokers' clock, unless they are configured otherwise."
 # The second setting of each pair exists up to Kafka 3.9.
 _BEFORE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")
 _AFTER = ("message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")

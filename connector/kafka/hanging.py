@@ -48,7 +48,7 @@ class LostCommits(NamedTuple):
     """Records that committed transactions have written and `read_committed` readers do not find."""
 
     record: ShardRecord | None
-    "The shard's record of the newest committed transaction."
+    "The shard's record of the newest committed transaction; None if there is none."
     records: dict[Place, list[Message]]
     checkpoints: dict[bytes, bytes | None]
     "Records that the state topic has lost: the value of each key, None for a tombstone."

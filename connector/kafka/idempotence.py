@@ -1,4 +1,4 @@
-"""Choice between idempotent and other producers, for delivery without transactions. Not all brokers have the former."""
+"""Choice whether producers without transactions are idempotent. Not all brokers support idempotent producers."""
 
 import threading
 from collections.abc import Mapping

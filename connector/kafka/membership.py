@@ -147,8 +147,8 @@ class Membership:
     def _run(self) -> None:
         """Keep the worker in the group until `stop` is called. This function runs in the membership's thread.
 
-        After any exception, the consumer is replaced and the thread continues. If the thread ended, the process would
-        keep its shards without serving them.
+        After any exception, the consumer is replaced and the thread continues. Otherwise the thread would end, and the
+        process would keep its shards without serving them.
         """
         while not self._stopping.is_set():
             consumer: Consumer | None = None
@@ -228,7 +228,7 @@ class Membership:
         self.changed_at = time.monotonic()
         self._opened -= shards
         if shards:
-            # The shards stay ours while this callback runs, so a commit in flight may end. No new one may start.
+            # The shards stay ours while this callback runs, so a commit in flight may end. No new commit may start.
             self._owner.revoked(shards).wait(_HAND_OVER_S)
         self._partitions -= shards
         self._waits_since = time.monotonic()

@@ -322,7 +322,7 @@ def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and the errors that caused it. A chain of causes that leads back to itself is cut there."""
+    """Return an error and the errors that caused it, each of them once."""
     found: list[BaseException] = []
     related: BaseException | None = error
     while related is not None and related not in found:

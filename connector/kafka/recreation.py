@@ -25,7 +25,7 @@ _logger = log.get(__name__)
 
 
 class Place(NamedTuple):
-    """Next offset in a partition of a topic.
+    """Next offset to read in a partition of a topic.
 
     `topic_id` is the id that brokers have given to the topic; empty if unknown.
     """

@@ -76,8 +76,8 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 class Registry:
     """Client of a schema registry that has one or several addresses.
 
-    Its methods block. Each request ends within seconds. They raise RegistryUnavailableError and FatalError, as the
-    description of the module states.
+    Its methods block, and raise RegistryUnavailableError and FatalError as the description of the module states. Each
+    request ends within seconds.
     """
 
     def __init__(self, settings: SchemaRegistry) -> None:

@@ -52,8 +52,8 @@ def read_partition(
     """Read partition `partition` of several topics to its end.
 
     An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s` is
-    the number of seconds to wait for its end. If it stays open for longer, `undecided` contains its topic. By
-    default there is no wait: reading ends at the last stable offset.
+    the number of seconds to wait until the transaction ends. If it stays open for longer, `undecided` contains the
+    topic. By default there is no wait: reading ends at the last stable offset.
 
     Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon
     after `is_stopped` returns True.

@@ -11,7 +11,7 @@ _NO_TRANSACTIONS = (
 
 
 UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})  # noqa: SLF001
-"Codes of librdkafka and of brokers for a request that brokers do not support."
+"Error codes for a request that brokers do not support: one of librdkafka, and one of the brokers."
 
 
 def grant(operations: Sequence[str], resource: str) -> str:

@@ -84,7 +84,7 @@ class SeenLog:
             tail = self._tails.get(bucket, _Tail(0, b""))
             packed = tail.entries + entries[numbers == number].tobytes()
             most = self._most_bytes(bucket, room)
-            # The first record replaces the tail; each full one is sealed, and the next number becomes the tail.
+            # The first record replaces the tail. A full record is sealed, and the next number becomes the tail.
             while True:
                 piece = packed[:most]
                 records.append(Record(self._key(bucket, tail.number), VERSION + piece))
@@ -193,7 +193,7 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
     for tenant, log in logs.items():
         remembered = DedupIndex()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
-        # A record does not store the hours of its entries. Each gets the last hour of its bucket: none is lost early.
+        # A record does not store the hours of its entries. Each entry gets the last hour of its bucket.
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
         stored = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
         newest = int((stored["meta"] & LAYOUT_MASK).max(initial=0))

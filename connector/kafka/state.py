@@ -330,8 +330,7 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    Older versions removed the coverage before the horizon. In their records, call time before that does not count as a
-    gap.
+    Older versions removed the coverage before the horizon. In their records, call time before the horizon is not a gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)

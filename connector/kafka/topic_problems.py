@@ -21,7 +21,10 @@ class Problem(NamedTuple):
 
 
 def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list[tuple[Topic, Problem]]:
-    """Return the problem of each topic whose number of partitions (`partitions`, by topic) is not `kafka.shards`."""
+    """Return a problem for each topic whose number of partitions must be `kafka.shards`, but is not.
+
+    `partitions` maps each existing topic to its number of partitions.
+    """
     problems = []
     for topic in topics:
         has = partitions.get(topic.name, topic.partitions)

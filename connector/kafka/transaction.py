@@ -4,8 +4,8 @@
    stays valid (AbortedError). To be sure, the publisher checks that the abort has reached every partition, and that
    earlier commits are still visible (see hanging.py). Every rebalance of a classic group causes such an abort.
 2. After any other failure or time-out the outcome is unknown. The producer is dropped (ShardRestartError), and the
-   shard restarts from the contents of its topics. librdkafka's `retriable()` makes no difference: it is also set for a
-   commit that timed out, and such commits have succeeded. A commit is never tried twice.
+   shard restarts from the contents of its topics. librdkafka's `retriable()` is ignored: it is also set for a commit
+   that timed out, and such commits have succeeded. A commit is never tried twice.
 3. If the producer is fenced (FencedError), another producer has taken over the transactional id.
 4. If brokers have no transactions, or only a part of their API (UnsupportedError), a repeated attempt does not help.
 """

@@ -63,8 +63,8 @@ class TopologyBuilder:
 def check_found(found: Found, settings: Settings, identity: StateIdentity | None) -> None:
     """Raise FatalError if the brokers belong to another cluster, or a topic has a wrong number of partitions.
 
-    `found` is the answer of the brokers. `identity` contains the id of the cluster that has the state of the worker. It
-    is None before the id is known.
+    `found` is the answer of the brokers. `identity` contains the id of the cluster to which the state of the worker
+    belongs. It is None before this id is known.
     """
     if identity is not None and found.cluster != str(None):
         record = ShardRecord(identity.app, identity.cluster, identity.topic, 0)

@@ -43,7 +43,8 @@ def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool
 def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
     """Show the progress of the job until it ends.
 
-    Raises FatalError if it ends in another state than `done`. `offset` is the command's offset in the control topic.
+    `offset` is the offset in the control topic of the command that submitted the job. Raises FatalError if the job ends
+    in another state than `done`, or if the worker ignores the command.
     """
     screen = _Screen(order)
     try:
@@ -107,7 +108,7 @@ class _Screen:
             self._progress.stop()
 
     def update(self, job: Job) -> None:
-        """Show the progress of `job`, the state of the job that a worker last committed."""
+        """Show the progress of `job`, as a worker last committed it."""
         self._job = job
         if self._progress is None or self._task is None:
             return

@@ -16,7 +16,10 @@ _OWNER_ONLY = 0o600
 
 
 class CaseFile:
-    """New file with mode 0600. As a context manager, it deletes the file unless `finish` was called."""
+    """Support-case file that only its owner can read (mode 0600).
+
+    On exit from the context manager, the file is deleted unless `finish` was called.
+    """
 
     def __init__(self, path: Path, redaction: Redaction) -> None:
         """Create the file. Raise ConfigurationError if it exists, or if it cannot be created."""

@@ -1,7 +1,7 @@
 """Implementation of `connector support-case`: it reads a range of call time once and writes a support-case file.
 
-The file is created before Graph is contacted. If Graph cannot be read completely, the file holds the requests up to
-there, because these are the ones that Microsoft's support needs.
+The file is created before Graph is contacted. If the read fails, the file holds the requests up to the failure, because
+Microsoft's support needs them.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def write(
 async def _read(
     settings: Settings, tenant: Tenant, window: Window, file: CaseFile, summary: "_Summary"
 ) -> SourceError | None:
-    """Read the range and fill the file and the summary. Return the error that ended the reading, if there was one."""
+    """Read the range, and fill the file and the summary. Return the error that ended the read early, or None."""
     async with GraphClient(settings.graph, record=file.add) as graph:
         source = graph.source(tenant, NoEvents())
         try:
@@ -85,7 +85,7 @@ class _Summary:
         self._last: tuple[int, str] | None = None
 
     def add(self, rows: Sequence[msgspec.Raw]) -> None:
-        """Add the rows of a page."""
+        """Count the rows of one page, and store their ids and the first and the last call start."""
         self.pages += 1
         self.rows += len(rows)
         for raw in rows:
@@ -105,7 +105,7 @@ class _Summary:
             self._first, self._last = min(self._first or began, began), max(self._last or began, began)
 
     def content(self, error: SourceError | None) -> dict[str, Any]:
-        """Return the summary as the file shows it."""
+        """Return the summary in the form of the file. `error` is the error that ended the read early, or None."""
         return {
             "connector_version": __version__,
             "tenant": self._tenant.id,
@@ -122,7 +122,7 @@ class _Summary:
 
 
 def _failure(error: SourceError | None) -> str | None:
-    """Return why the range was not read completely, in one word that holds nothing of the response."""
+    """Return the reason for an error as one word without any text of the response. Return None if there is no error."""
     if isinstance(error, TransientError | PermanentError):
         return error.reason
     return None if error is None else "range_too_long"

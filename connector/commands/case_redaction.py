@@ -1,8 +1,8 @@
 """Redaction of requests, responses and rows for a support-case file.
 
-A value stays readable only if its place and its form rule out personal data and secrets: timestamps, ids of rows, SIP
-codes, regions. Any other value becomes a pseudonym of the file's random key. Equal values have equal pseudonyms within
-one file, and no value can be recovered or compared between files, because the key is not stored.
+A value stays readable only if its member and its form rule out personal data and secrets: timestamps, ids of rows, SIP
+codes, regions. Any other value becomes a pseudonym, which is computed with a random key. Within one file, equal values
+have equal pseudonyms. The key is not stored, so no value can be recovered, or compared with the values in other files.
 """
 
 import re
@@ -53,14 +53,15 @@ class Redaction:
     """Redaction of one file, with a random key of its own. The key exists only in memory."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Create the key. `schema` is the Avro schema of rows: it has the names of members that stay readable."""
+        """Create the key. `schema` is the Avro schema of rows. Only names of members that it has stay readable."""
         self._pseudonym: Callable[[str], str | None] = pseudonym(secrets.token_bytes(KEY_MIN_BYTES))
         self._types = {field["name"]: _type_of(field) for field in schema["fields"] if "since" in field}
 
     def row(self, raw: bytes) -> dict[str, Any] | str | None:
-        """Return the members of a row with pseudonyms. A row that is not an object becomes one pseudonym.
+        """Return the members of a row, with pseudonyms for all values that may be personal data.
 
-        Names of members that the schema does not know become pseudonyms, too.
+        Names of members that the schema does not have also become pseudonyms. A row that is not an object becomes one
+        pseudonym.
         """
         try:
             members = decode_members(raw)
@@ -89,15 +90,15 @@ class Redaction:
         return value if form is not None and form.fullmatch(value) else self._pseudonym(value)
 
     def path(self, url: URL) -> str | None:
-        """Return the path of a URL from the API version on. A path that is not a call of the function is a pseudonym.
+        """Return the path of a URL that requests the call log. Return a pseudonym for the path of any other URL.
 
-        What precedes the API version is the operator's own gateway and is left out.
+        The part before the API version is left out, because it can name the operator's own gateway.
         """
         found = _CALL.search(unquote(url.raw_path))
         return found[0] if found else self._pseudonym(url.raw_path)
 
     def query(self, url: URL) -> str:
-        """Return the query of a URL. Only the numbers of `$skip` and `$top` stay readable."""
+        """Return the query of a URL. All values except the numbers of `$skip` and `$top` become pseudonyms."""
         parts = []
         for part in filter(None, url.raw_query_string.split("&")):
             name, _, value = part.partition("=")
@@ -109,7 +110,7 @@ class Redaction:
 
 
 def _type_of(field: Mapping[str, Any]) -> str:
-    """Return the primitive type of a field, such as "int". It is empty for personal data, and for arrays."""
+    """Return the primitive type of a field, such as "int". Return "" for personal data and for arrays."""
     if field.get("pii"):
         return ""
     kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]

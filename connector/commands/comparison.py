@@ -6,8 +6,8 @@
    later, so suspects are compared again after more of the topic was read.
 3. Duplicated versions are counted only for rows of the compared range of call time.
 
-Each record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result names
-only the first rows of each kind.
+Each record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result has the
+full counts of missing, differing, duplicated and unexpected rows, but names only the first rows of each list.
 """
 
 import hashlib
@@ -208,10 +208,10 @@ class Comparison:
         )
 
     def _current_suspects(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
-        """Return all suspects, and for each of them its record's position in the table, and whether it is resolved.
+        """Return three arrays with one entry per suspect: its row, its position in the table, whether it is resolved.
 
-        Each suspect has the values that Graph returned last. The position is -1 if the topic has no record of the row.
-        A suspect is resolved if records that were added later have the same values, or if Graph later returned the row
+        The row has the values that Graph returned last. The position is -1 if the topic has no record of the row. A
+        suspect is resolved if a record that was added later has the same values, or if Graph later returned the row
         with the values of the topic.
         """
         if not self._suspects:
@@ -230,7 +230,7 @@ class Comparison:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
-        """Sort all records into a table in which the last record of each row is its newest version, and return it."""
+        """Sort all records into a new table and return it. In the table, the last record of each row is the newest."""
         before, state = self._table, self._state
         records = np.concatenate([np.zeros(0, _RECORD), *self._records])
         self._records = [records]
@@ -250,9 +250,9 @@ class Comparison:
 
     @staticmethod
     def _match(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the position of each row's newest version in the table, and whether that version has equal values.
+        """Return two arrays with one entry per row: its position in the table, and whether the values there are equal.
 
-        The position is -1 if the table does not have the row.
+        The position is that of the newest version, or -1 if the table does not have the row.
         """
         at = np.full(len(rows), -1, np.intp)
         end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1

@@ -13,7 +13,10 @@ _ESTIMATE_OVER_S = 30.0
 
 
 class CopyProgress:
-    """Output of the progress of a copy, as a context manager. Each of `steps` steps is the work on one shard."""
+    """Output of the progress of a copy, as a context manager.
+
+    `steps` is the number of steps of the whole copy. In each step, one shard is copied or compared.
+    """
 
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)

@@ -237,7 +237,7 @@ class Examination:
 
 
 def _low_limits(standing: TopicFindings) -> str:
-    """Return a part of a message: the topics whose maximum record size is low. It is empty if there are none."""
+    """Return the part of a message that names topics with a low maximum record size, or "" if there are none."""
     words = (
         f"; topic {topic} accepts at most {limit} bytes (max.message.bytes): batches are made to fit, and longer rows "
         f"become dead letters; raise the limit with: {raise_command(topic)}"

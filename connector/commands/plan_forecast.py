@@ -70,8 +70,10 @@ def predict(
     """Simulate sweeps with the given rules and calls, and return their cost and delays.
 
     `concurrency` is the number of page chains that are read at the same time. The calls repeat after `cycle_s` seconds,
-    at most a week. If every sweep has a cadence of at most an hour, several short simulations replace one of the whole
-    period: they begin at each hour of a day, or at every third hour of a week.
+    at most a week; 0 means that they are spread evenly.
+
+    If no cadence is longer than an hour, several short simulations replace the simulation of a whole day or week. They
+    begin at each hour of the day, or at every third hour of the week.
     """
     slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
     if cycle_s < _DAY_S or slowest_s > _SHORT_S:
@@ -195,9 +197,9 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return the time until rows are read that appear in Graph `late_s` seconds after their calls began.
+    """Return how long rows wait to be read that appear in Graph `late_s` seconds after their calls began.
 
-    Only rows that appear within `span` count. `span` is the measured part of the simulation, in seconds since `begin`.
+    `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear outside of it are ignored.
     """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     appeared = np.arange(span[0], span[1], step)

@@ -73,8 +73,8 @@ def _rules(settings: Settings) -> Rules:
 def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
     """Choose the tenant of the plan, and derive its calls from the committed state.
 
-    Of `tenants`, the one with the most calls in relation to its request budget is chosen. With `calls_per_day`, its
-    calls are scaled to that number.
+    The choice is the tenant with the highest ratio of calls to request budget. With `calls_per_day`, its calls are
+    scaled to that number.
     """
     cases = []
     clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in
@@ -207,7 +207,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
 
 
 def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now: datetime) -> list[str]:
-    """Return advice: a larger budget, or changed sweeps that stay within the present budget."""
+    """Return advice for sweeps that exceed the budget: a larger budget, or other sweeps that stay within it."""
     per_minute, concurrency = case.tenant.requests_per_minute, settings.graph.concurrency
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES

@@ -33,24 +33,24 @@ class Calls(Protocol):
         """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return how many rows are expected to appear on pages that were already read, while a page chain is read.
+        """Return the expected number of rows that appear on pages already read, while the rest of a page chain is read.
 
         Each of these rows shifts another row to the next page. The chain has `pages` pages and is read from `since` to
         `until`, in the order in which the calls began.
         """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return how many rows Graph shows at the time `at`, for each hour of call start.
+        """Return the number of rows that Graph shows at the time `at`, separately for each hour of call start.
 
-        The hours are counted since the epoch. They range from `first` up to, not including, `end`.
+        The hours are numbered since the epoch, from `first` up to, not including, `end`.
         """
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the relative number of calls at each time, which serves as a weight. `moments` are epoch seconds."""
+        """Return a weight for each time, proportional to the calls per hour then. `moments` are epoch seconds."""
 
 
 class Volume:
-    """Calls per hour, which repeat after a period. It is a whole number of hours; the first one begins at the epoch."""
+    """Number of calls in each hour of a period, which repeats forever. A period begins at the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
         """Set the number of calls in each hour of the period.
@@ -66,7 +66,7 @@ class Volume:
         self._drawn = 0
 
     def scaled(self, factor: float) -> "Volume":
-        """Return the same calls with `factor` times as many in every hour."""
+        """Return a copy with `factor` times as many calls in every hour."""
         return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
@@ -86,9 +86,10 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return how many rows are expected to appear on pages that were already read, while a page chain is read.
+        """Return the expected number of rows that appear on pages already read, while the rest of a page chain is read.
 
-        It is the number of rows that appear before a boundary between two pages, as the mean over all boundaries.
+        For each boundary between two pages, the rows that appear before it count. The result is the mean over all
+        boundaries.
         """
         if self._lateness is None or pages < 2:
             return 0.0
@@ -108,9 +109,9 @@ class Volume:
         return rows / (pages - 1)
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return how many rows Graph shows at the time `at`, for each hour of call start.
+        """Return the number of rows that Graph shows at the time `at`, separately for each hour of call start.
 
-        The hours are counted since the epoch. They range from `first` up to, not including, `end`.
+        The hours are numbered since the epoch, from `first` up to, not including, `end`.
         """
         edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
         return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
@@ -148,18 +149,20 @@ class Volume:
 
 
 def evenly(calls_per_day: float) -> Volume:
-    """Return calls at even intervals, whose rows appear without delay."""
+    """Return a volume of calls at even intervals. Their rows appear without delay."""
     return Volume([calls_per_day / 24] * 24)
 
 
 def from_index(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Return the calls per hour that the deduplication index shows, and the period after which they repeat, in seconds.
+    """Estimate the calls per hour from the deduplication index. Return them, and the seconds after which they repeat.
 
-    `rows_per_hour` is the number of rows in each hour of call time. The first of these hours is `first`, counted since
-    the epoch. The newest day is used only if there is no other day, because some of its rows have not appeared yet. If
-    a whole week is known and its days differ, this week repeats. Otherwise the average day repeats.
+    `rows_per_hour` is the number of rows in each hour of call time. `first` is the first of these hours, counted since
+    the epoch.
+
+    If a whole week is known and its days differ, this week repeats. Otherwise the average day repeats. The newest day
+    is ignored if there are others, because some of its rows have not appeared yet.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)

@@ -70,7 +70,7 @@ def _plain(section: Section) -> str:
 
 
 def progress_bar(console: Console, estimate_over_s: float) -> Progress:
-    """Create a progress bar that shows description, `counts` (a field of its tasks), elapsed and remaining time.
+    """Create a progress bar that shows a task's description, its field `counts`, and the elapsed and remaining time.
 
     The remaining time is computed from the speed in the last `estimate_over_s` seconds. Without a terminal, nothing is
     shown.
@@ -92,8 +92,8 @@ def progress_bar(console: Console, estimate_over_s: float) -> Progress:
 def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:
     """Return a tenant's coverage of the last `length` before `end`, as a bar of `cells` characters.
 
-    Each character stands for the same length of call time, which was read, partly read or not read. It is blank if no
-    rows are expected.
+    Each character stands for the same length of call time. It shows whether all, a part or none of it was read. A
+    character is blank if no rows are expected in its call time.
     """
     pieces = [(_moment(piece["from"]), _moment(piece["to"])) for piece in tenant["coverage"]]
     gaps = [(_moment(gap["from"]), _moment(gap["to"])) for gap in tenant["gaps"]]
@@ -116,7 +116,7 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """Return how long ago a time was, as text for people. `text` is the time in RFC 3339, or None."""
+    """Return how long ago the RFC 3339 time `text` was, such as "5 min ago". Return "never" for None."""
     return f"{span((now - _moment(text)).total_seconds())} ago" if text else "never"
 
 

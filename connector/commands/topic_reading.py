@@ -45,7 +45,8 @@ class TopicReading:
     def may_be_cut(self) -> list[int]:
         """Return the partitions in which Kafka may have deleted records of the compared range.
 
-        Their oldest records are deleted, and no remaining record was published before the range.
+        These are the partitions that have lost their oldest records, and whose first remaining record was published
+        after the range began.
         """
         return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 

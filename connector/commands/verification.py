@@ -228,9 +228,9 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether the next sweep that reads a row comes too late for this command, which waits less long.
+        """Return whether a sweep will still read a row, but may do so only after this command has stopped waiting.
 
-        Return False if no sweep reads the row any more. `start_s` is the start of the row's call in epoch seconds.
+        `start_s` is the start of the row's call in epoch seconds.
         """
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S

@@ -90,7 +90,7 @@ def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document
     """Add the tenant that the AZURE_* variables describe, unless the configuration has tenants.
 
     Return the configuration with this tenant, and the sign-in URL in AZURE_AUTHORITY_HOST. If the configuration has
-    tenants, the variables are ignored and the URL is empty. Report a problem if there is no tenant at all.
+    tenants, return it unchanged, with an empty URL. Report a problem if there is no tenant at all.
     """
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
@@ -161,7 +161,7 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
 
 @cache
 def _row_fields() -> dict[str, bool]:
-    """Return the names of all fields of a row. The value is true if the field is from Graph, not from the connector."""
+    """Return, by field name, whether Graph provides a field of a row (true) or the connector adds it (false)."""
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 

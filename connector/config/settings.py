@@ -14,7 +14,8 @@ from connector.core.windows import Sweep
 class Graph:
     """Settings for Graph.
 
-    `root` and `authority` have no trailing slash. `scope` is the OAuth scope of the cloud, even if `root` differs.
+    `root` is the URL of Graph and `authority` is the URL of sign-in. Neither has a trailing slash. `scope` is the OAuth
+    scope of the cloud, even if `root` is the URL of another server.
     """
 
     cloud: str
@@ -47,7 +48,7 @@ class Identity:
 class Tenant:
     """Tenant with the values that it inherits from other tables.
 
-    `id` is spelled as configured, `key` is the id in lower case, and `label` is the text for people and metrics.
+    `id` is the id as configured, and `key` is the id in lower case. `label` is the name, or the id if there is no name.
     """
 
     id: str

@@ -236,7 +236,8 @@ def _utf8(text: str) -> str:
 def _name_below(table: Key, segment: str) -> str:
     """Return the key in `table` for `segment`, the last part of a CONNECTOR_* variable's name in lower case.
 
-    In the name of a Kafka property, each underscore becomes a dot. The name of a row field gets its upper-case letters.
+    In the name of a Kafka property, each underscore becomes a dot. In the name of a row field, upper-case letters are
+    restored.
     """
     if table[0] == "kafka":
         return segment.replace("_", ".")

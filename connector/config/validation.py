@@ -12,7 +12,10 @@ from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of
 
 
 def check(source: ConfigSource) -> Document:
-    """Validate the configured values. Report each invalid key to `source`, and return the configuration without it."""
+    """Validate the configured values, and return the configuration without those that are invalid.
+
+    Each invalid key is reported to `source`.
+    """
     while True:
         try:
             return Document.model_validate(source.tree)

@@ -168,7 +168,7 @@ def _cells(verdict: Verdict) -> list[str]:
 
 
 def _chosen(arrivals: Sequence[Arrival], most: int) -> list[Arrival]:
-    """Choose at most `most` records to print: the newest of each kind, then other records. Their order is kept."""
+    """Choose up to `most` records: the newest of each kind, then other records. Return them in the original order."""
     kinds: dict[str, list[int]] = {"dead letter": [], "revision": [], "row": []}
     for at, arrival in enumerate(arrivals):
         kinds["dead letter" if arrival.row is None else "revision" if arrival.row["revision"] else "row"].append(at)

@@ -125,7 +125,8 @@ class Stage:
     def _read_rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
         """Read the records that were not read yet, up to the current end of each partition, and return them.
 
-        The service has ended its last transaction. The brokers may still be writing its markers, so wait for them.
+        The service has ended its last transaction. Wait for its commit or abort markers, which brokers may still be
+        writing.
         """
         arrivals.close()
         rest = reader.read_to_end(reader.next, decided_within_s=_DECIDED_S)
@@ -165,7 +166,7 @@ class Stage:
             screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
-        """Return whether all call time that has rows was read and committed after `moment`."""
+        """Return whether, after `moment`, all call time since the first simulated call was read and committed."""
         tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants

@@ -1,7 +1,7 @@
 """Comparison of the topics with the rows that Graph showed. Of the connector's code, it uses only the Avro decoder.
 
-1. A row counts as missing if the newest version on the topic differs in a field from the newest version of Graph. An
-   invalid row counts as missing if there is no dead letter for it.
+1. A row counts as missing if it is not on the topic, or if its newest version there differs in a field from the newest
+   version of Graph. An invalid row counts as missing if there is no dead letter for it.
 2. A record counts as duplicated if an earlier record has the same tenant, id and revision, or if the topic has more
    versions of a row than Graph ever showed.
 """

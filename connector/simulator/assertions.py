@@ -23,7 +23,7 @@ _CLAIMS = ("aud", "exp", "iss", "sub")
 
 
 class WrongAssertionError(Exception):
-    """Error for an assertion that is refused, with the error code, the number and the text that Entra would return."""
+    """Error for a refused assertion, with the error code, the AADSTS number and the text that Entra would return."""
 
     def __init__(self, error: str, number: int, text: str) -> None:
         super().__init__(text)

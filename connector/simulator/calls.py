@@ -275,7 +275,7 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the sequence numbers of the calls that may begin between `from_ms` and `to_ms`, counted from midnight.
+        """Return the sequence numbers of a day's calls that may begin between `from_ms` and `to_ms` after midnight.
 
         A few of these calls begin outside of that range, so the caller must check each start.
         """

@@ -178,9 +178,9 @@ class CallLog:
             yield Pick(block, calls[::-1] if order == "newest" else calls, versions), len(calls)
 
     def _by_id(self, bounds: tuple[int, int], at_ms: int) -> Iterator[tuple[Pick, int]]:
-        """Yield the visible rows in the order of their keys.
+        """Yield the visible rows in the order of their keys, which are random.
 
-        Keys are random. Rows that become visible later can therefore have any place in this order.
+        A row that becomes visible later can therefore have any place in this order.
         """
         blocks = [self.block(number) for number in self.calls.numbers(*bounds)]
         seen = [self._seen(block, bounds, at_ms) for block in blocks]

@@ -128,7 +128,10 @@ class SimulatedTenant:
                         )
 
     def seam_is_first(self, key: tuple[str, int]) -> bool:
-        """Record that the boundary `key` between two pages is read. Return whether this is the first time."""
+        """Return true at the first call for the boundary `key` between two pages, and false at later calls.
+
+        The fault `repeat_once` thus happens at most once per boundary.
+        """
         if key in self.seams:
             return False
         if len(self.seams) >= _SEAMS:

@@ -25,7 +25,7 @@ _ESTIMATE_OVER_S = 120.0
 def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
     """Submit a backfill job and print its id. With `wait`, also wait until the job ends.
 
-    Raises FatalError if the job ends in another state than `done`.
+    Raises FatalError if the job ends in another state than `done`, or if a worker has ignored it.
     """
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant)
@@ -43,8 +43,8 @@ def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool
 def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
     """Show the progress of the job until it ends.
 
-    `offset` is the offset in the control topic of the command that submitted the job. Raises FatalError if the job ends
-    in another state than `done`, or if the worker ignores the command.
+    `offset` is the offset of the job's command in the control topic. Raises FatalError if the job ends in another state
+    than `done`, or if a worker has ignored the command.
     """
     screen = _Screen(order)
     try:

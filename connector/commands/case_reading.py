@@ -105,7 +105,7 @@ class _Summary:
             self._first, self._last = min(self._first or began, began), max(self._last or began, began)
 
     def content(self, error: SourceError | None) -> dict[str, Any]:
-        """Return the summary in the form of the file. `error` is the error that ended the read early, or None."""
+        """Return the summary as a JSON object. `error` is the error that ended the read early, or None."""
         return {
             "connector_version": __version__,
             "tenant": self._tenant.id,

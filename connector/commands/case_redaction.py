@@ -53,7 +53,7 @@ class Redaction:
     """Redaction of one file, with a random key of its own. The key exists only in memory."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Create the key. `schema` is the Avro schema of rows. Only names of members that it has stay readable."""
+        """Create the key. `schema` is the Avro schema of rows. Member names that are not in it become pseudonyms."""
         self._pseudonym: Callable[[str], str | None] = pseudonym(secrets.token_bytes(KEY_MIN_BYTES))
         self._types = {field["name"]: _type_of(field) for field in schema["fields"] if "since" in field}
 
@@ -151,6 +151,6 @@ def _server_info(text: str) -> dict[str, Any] | str:
 
 
 def visible_error_code(body: bytes) -> str | None:
-    """Return Graph's error code from the body of a response. Return None if there is none, or if it is not a word."""
+    """Return Graph's error code from the body of a response. Return None if it is missing or not a single word."""
     code = error_code(body)
     return code if _ERROR_CODE.fullmatch(code) else None

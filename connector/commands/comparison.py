@@ -81,7 +81,7 @@ class Suspect(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Result of a comparison. The counts include all rows, the lists name only the first ones."""
+    """Result of a comparison. The counts include all rows. The lists have only the first rows."""
 
     graph_rows: int
     topic_records: int
@@ -93,7 +93,7 @@ class Result(NamedTuple):
     missing_keys: list[Key]
     differing_keys: list[Key]
     duplicated_keys: list[tuple[Key, int, int]]
-    "Key of the row, revision, and how often this version is on the topic."
+    "For each duplicated version: key of the row, revision, and number of records on the topic."
     unexpected_keys: list[Key]
 
 

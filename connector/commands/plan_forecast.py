@@ -197,7 +197,7 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return how long rows wait to be read that appear in Graph `late_s` seconds after their calls began.
+    """Return the delay of rows that appear in Graph `late_s` seconds after their calls began.
 
     `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear outside of it are ignored.
     """

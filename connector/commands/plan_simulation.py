@@ -80,7 +80,7 @@ class Simulation:
         "Indexes of the sweeps that were due again before their run had ended."
         self.time_s = 0.0
         self.requests: list[tuple[float, int]] = []
-        "Time of each request, with the index of its sweep."
+        "Time of each request in seconds, with the index of its sweep."
         self.reads: list[SliceRun] = []
         self.runs: list[RunEnded] = []
         self._rules = rules
@@ -190,7 +190,7 @@ class Simulation:
             heapq.heappush(self._in_flight, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Return, at random, whether rows that appeared during the read have shifted other rows to another page.
+        """Decide at random whether rows that appeared during the read have shifted other rows to another page.
 
         The probability follows from the expected number of such rows.
         """

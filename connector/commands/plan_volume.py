@@ -46,7 +46,7 @@ class Calls(Protocol):
         """
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return a weight for each time, proportional to the calls per hour then. `moments` are epoch seconds."""
+        """Return a weight for each time: a number proportional to the calls per hour. `moments` are epoch seconds."""
 
 
 class Volume:
@@ -88,14 +88,14 @@ class Volume:
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
         """Return the expected number of rows that appear on pages already read, while the rest of a page chain is read.
 
-        For each boundary between two pages, the rows that appear before it count. The result is the mean over all
-        boundaries.
+        For each boundary between two pages, the rows that appear before it are counted. The result is the mean of these
+        counts.
         """
         if self._lateness is None or pages < 2:
             return 0.0
         start, end, first, last = (_hours(moment) for moment in (*window, since, until))
-        # With many pages, half of the rows appear before a boundary on average. With few pages, a binary search finds
-        # the call time of each boundary: `low`, up to which the rows that Graph shows at `first` fill `page` pages.
+        # With many pages, on average half of the rows appear before a boundary. With few pages, a binary search finds
+        # the call time `low` of each boundary: at the time `first`, the rows of calls before `low` fill `page` pages.
         if pages > _FEW_PAGES:
             return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
         rows = 0.0
@@ -144,7 +144,7 @@ class Volume:
     def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
         if self._lateness is None:
             return np.asarray(calls_an_hour * np.diff(edges))
-        # This integrates the share of rows that have appeared over the call time between two edges.
+        # Integrate, over the call time between two edges, the share of rows that have appeared.
         return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
 
 

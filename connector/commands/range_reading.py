@@ -18,9 +18,10 @@ ShowProgress = Callable[[str, datetime], None]
 async def read_pages(
     source: Source, window: Window, longest: timedelta, show: ShowProgress
 ) -> AsyncGenerator[tuple[Window, ReadPage], None]:
-    """Yield the pages of a range, each with the part of the range that was requested. Raise the errors of `pages`.
+    """Yield the pages of a range, each with the part of the range that was requested.
 
-    No part is longer than `longest`. A part that Graph finds too long is read again in halves.
+    No part is longer than `longest`. A part that Graph finds too long is read again in halves. Raises the errors of
+    `source.pages`.
     """
     left = [window]
     while left:

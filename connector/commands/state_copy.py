@@ -118,7 +118,7 @@ class _Copier:
         self._relocation = relocation
         self.copied: list[_Copied] = []
         self.indexes: dict[str, str] = {}
-        "Hash of the deduplication index, by tenant."
+        "Hash of each tenant's deduplication index, by tenant id."
 
     def write(self, waiting: list[TenantCommand], progress: CopyProgress) -> None:
         """Write the state of every tenant, and then the record of each shard of the target.
@@ -162,7 +162,10 @@ def _check_agreement(old: Settings, new: Settings, origin: Path) -> None:
 
 
 def _prepare(source: CopySource, old: _App, new: _App, *, dry_run: bool) -> tuple[str, bool]:
-    """Create or check the topics of the target. Return its cluster, and whether its internal topics exist."""
+    """Create or check the topics of the target. With `dry_run`, create nothing.
+
+    Return the id of the target's cluster, and whether the internal topics of the target exist.
+    """
     new.clients.check()
     admin, kafka = TopicAdmin(new.clients), new.settings.kafka
     try:

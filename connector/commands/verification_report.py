@@ -58,7 +58,7 @@ def _line(entry: Any) -> str:
 
 
 def listed(count: int, ids: Sequence[Any]) -> dict[str, Any]:
-    """Return the JSON object for a list in the report: the number of all entries, and the first of them."""
+    """Return the JSON object for a list in the report: the number of all entries, and the first `SHOWN` entries."""
     return {"count": count, "ids": list(ids[:SHOWN])}
 
 

@@ -20,7 +20,7 @@ def credentials(table: IdentityTable) -> list[str]:
 
 
 def is_credential(key: Key) -> bool:
-    """Return whether a key sets a credential: any key of [identity], in that section or in a tenant's table."""
+    """Return whether a key concerns sign-in: it is a key of the table [identity], set there or in a tenant's table."""
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 

@@ -148,9 +148,9 @@ class ConfigSource:
             self._put(key, value, name)
 
     def _put(self, key: Key, value: Any, name: str) -> None:
-        """Set the value of a key that the variable `name` defines.
+        """Set a key to the value of the variable `name`.
 
-        The value None creates an empty table, unless the key already has a table.
+        If the value is None, create an empty table for the key, unless the key already has a table.
         """
         table = self.tree
         for segment in key[:-1]:
@@ -218,7 +218,10 @@ class ConfigSource:
         return _at(self._file_tree, key[:-1], key[-1])[1]
 
     def remove(self, key: Key) -> None:
-        """Remove an invalid value, so that the rest can be validated. In a list, replace it with an empty table."""
+        """Remove an invalid value, so that the rest can be validated.
+
+        An invalid entry of a list is replaced with an empty table, so that the other entries keep their positions.
+        """
         node, there = _at(self.tree, key[:-1], key[-1])
         if there and isinstance(node, list):
             node[int(key[-1])] = {}

@@ -168,7 +168,10 @@ def _cells(verdict: Verdict) -> list[str]:
 
 
 def _chosen(arrivals: Sequence[Arrival], most: int) -> list[Arrival]:
-    """Choose up to `most` records: the newest of each kind, then other records. Return them in the original order."""
+    """Choose up to `most` records to print, and return them in their original order.
+
+    The newest dead letter, revision and new row are chosen first, then other records.
+    """
     kinds: dict[str, list[int]] = {"dead letter": [], "revision": [], "row": []}
     for at, arrival in enumerate(arrivals):
         kinds["dead letter" if arrival.row is None else "revision" if arrival.row["revision"] else "row"].append(at)

@@ -166,7 +166,7 @@ class Stage:
             screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
-        """Return whether, after `moment`, all call time since the first simulated call was read and committed."""
+        """Return whether all simulated call time up to `moment` was read and committed after `moment`."""
         tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants

@@ -164,7 +164,7 @@ class Faults:
         self._settings = {None: {}}
 
     def strikes(self, name: str, tenant: str | None) -> bool:
-        """Return, at random, whether a fault happens now: with the probability that is set. Count it if it happens."""
+        """Decide at random whether a fault happens now, and return the decision. Count the fault if it happens."""
         strike = self._strikes.get(tenant, {}).get(name) or self._strikes[None].get(name)
         if strike is None or not strike.share or strike.times == 0:
             return False

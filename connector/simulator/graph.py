@@ -298,7 +298,7 @@ def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | No
     if not page.more:
         return None, name
     repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
-    # Rows that were repeated at earlier boundaries shift the offset. So the page number identifies a boundary.
+    # The offset of a boundary depends on the rows that were repeated before it, so the page number identifies it.
     seam = (note.url.partition("?")[0], -(-end // world.options.page_size))
     if faults.strikes("repeat", tenant.id):
         note.fault = "repeat"

@@ -11,13 +11,19 @@ from connector.config import Settings, duration_text
 
 
 class Report(NamedTuple):
-    """Result of `connector verify` as a JSON object, which docs/interface.md describes."""
+    """Result of `connector verify`. `content` is the JSON object that docs/interface.md describes.
+
+    If `failed` is true, the command exits with 1.
+    """
 
     content: dict[str, Any]
     failed: bool
 
     def describe(self, label: str) -> str:
-        """Return the report as text: ids, counts and names of fields, but no values of rows."""
+        """Return the report as text: ids, counts and names of fields, but no values of rows.
+
+        `label` is the name or id of the tenant.
+        """
         found = self.content
         lines = [
             f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
@@ -68,8 +74,8 @@ def notes(
     """Return the notes of the report, which explain its counts.
 
     `everys` has one value per row that is missing or differs on the topic: the shortest cadence of the sweeps that
-    still read the row, or None if no sweep reads it any more. `foreign` is the number of records that are not rows of
-    this connector.
+    still read the row, or None if no sweep reads it any more. `differing` and `pending` are numbers of rows. `foreign`
+    is the number of records that are not rows of this connector.
     """
     found = []
     counts = Counter(everys)

@@ -63,7 +63,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Settings of the sweeps, ordered by `every`. docs/interface.md describes `settle` and `slice`."""
+    """Settings of the table [windows], which docs/interface.md describes. `sweeps` is ordered by cadence."""
 
     settle: timedelta
     slice: timedelta
@@ -133,7 +133,7 @@ class SchemaRegistry:
     """Settings of the schema registry.
 
     `url` holds one or more addresses without trailing slashes, separated by commas. If it is empty, there is no
-    registry, and values are in Avro single-object encoding.
+    registry, and record values are in Avro single-object encoding.
     """
 
     url: str

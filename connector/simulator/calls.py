@@ -171,9 +171,9 @@ class Block:
         return int(np.searchsorted(self._sorted, at_ms, side="right"))
 
     def view(self, at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
-        """Return the positions of the calls whose rows are visible at `at_ms`, and the current version of every call.
+        """Return the positions of the calls whose rows are visible at `at_ms`, and every row's version number then.
 
-        The version is -1 if the row is not visible yet.
+        The version number is -1 if the row is not visible yet.
         """
         if at_ms >= self.settled_ms:
             if self._final is None:
@@ -190,7 +190,7 @@ class Block:
         return np.flatnonzero(versions >= 0).astype(np.int64), versions
 
     def start_of(self, call: int, version: int) -> int:
-        """Return the call start in a version of a row, in ms. `call` is the call's position in the block."""
+        """Return the call start that a version of a row states, in ms. `call` is the call's position in the block."""
         return self.changes[call][version - 1].start_ms if version else int(self.start[call])
 
     def visible_from(self, call: int, version: int) -> int:

@@ -56,7 +56,10 @@ class Fields:
         self.beta = tuple(name for name in beta if name not in left_out)
 
     def digest(self, values: Values) -> Digest:
-        """Return the hashes of a row version. `values` has Graph's field names, with times as epoch milliseconds."""
+        """Return two hashes of a row version: of the fields of v1.0, and of those that only /beta has.
+
+        `values` has Graph's field names, with times as epoch milliseconds.
+        """
         more = [values[name] for name in self.beta]
         return Digest(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
 
@@ -250,9 +253,9 @@ class Comparison:
 
     @staticmethod
     def _match(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return two arrays with one entry per row: its position in the table, and whether the values there are equal.
+        """Return two arrays with one entry per row: its position in the table, and whether the table has equal values.
 
-        The position is that of the newest version, or -1 if the table does not have the row.
+        The position is that of the row's newest version, or -1 if the table does not have the row.
         """
         at = np.full(len(rows), -1, np.intp)
         end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1

@@ -206,9 +206,9 @@ class Budget:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record that Graph has answered the request of `slot`.
+        """Record that Graph has answered the request of `slot`. This resets the growing length of the pauses.
 
-        The next pause is again as short as the first one, unless the request was sent before the last pause began.
+        A request that was sent before the last pause began resets nothing.
         """
         self._backoff.succeeded(slot.granted_at)
 

@@ -250,9 +250,9 @@ def classify(
 
     If several rows have the same id, one of them is chosen (see `_choose`).
 
-    The stored entry may have an older fingerprint version. Then the row is compared by a fingerprint of this version,
-    which the function `fingerprints` computes. Therefore a release that knows more fields does not publish every row
-    again.
+    The stored entry may have an older fingerprint version. Then the function `fingerprints` computes the row's
+    fingerprint in that older version, and the two are compared. Therefore a release that knows more fields does not
+    publish every row again.
     """
     found, known = find(entries, indexes)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.

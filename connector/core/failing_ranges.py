@@ -285,8 +285,8 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
     """Limit the number of ranges.
 
-    First, the narrowed ranges with the oldest failures are removed. Then the isolated ranges that are closest to each
-    other are joined.
+    First, ranges that are not isolated yet are removed, those with the oldest failures before others. Then the
+    isolated ranges that are closest to each other are joined.
     """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
     forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}

@@ -278,7 +278,7 @@ class Scheduler:
         return StartRuns(start, tuple(windows.overtaken(self.plan, started))) if is_decided else None
 
     def _fix_start(self, now: datetime) -> datetime | None:
-        """Fix and return the start of a tenant that was never read. Return None if the start was fixed before."""
+        """Set the start of a tenant that was never read, once and for all. Return it, or None if it was set before."""
         if self._start is None or self.plan.is_read:
             return None
         start = self._start if isinstance(self._start, datetime) else now + self._start

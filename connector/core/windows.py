@@ -52,9 +52,7 @@ class Run(NamedTuple):
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    """Start of the previous run, if this run replaced it before it was done. Call time that the previous run left
-    unread is read first.
-    """
+    "Start of the previous run, if this run replaced it before it was done. What that run left unread is read first."
 
 
 class SweepState(NamedTuple):
@@ -85,8 +83,8 @@ class SweepState(NamedTuple):
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
         """Return the state of the sweep with a new position and a new set of missed windows.
 
-        `through` becomes the start of the first window that was missed before `position`, or `position` if there is
-        none.
+        The sweep is complete up to `through`, which becomes the start of the first missed window before `position`, or
+        `position` if there is none.
         """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position
@@ -326,10 +324,8 @@ def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     The sweep need not read call time that was already read late enough: at least its overlap after the calls began.
     This is so for all call time before the position of an old sweep whose overlap is at least as long. The new sweep
     therefore continues from the latest of these positions. From there, it also passes all call time that coverage shows
-    as read late enough.
-
-    Coverage alone is not sufficient: for old call time it often shows read times that are too early, because merged
-    ranges keep the oldest.
+    as read late enough. Coverage alone is not sufficient: for old call time it often shows read times that are too
+    early, because merged ranges keep the oldest.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:

@@ -45,7 +45,7 @@ class PageRoom:
 
 
 class _Pool:
-    """Limited number of bytes. Each reservation begins with the same size, the unit.
+    """Memory limit in bytes, from which reservations are taken. Each reservation begins with the same size, the unit.
 
     Bytes that are reserved in this pool are also reserved in the pool `whole`, if there is one.
     """

@@ -98,8 +98,8 @@ class RequestQueue:
     def _next_waiter(self) -> _Waiter:
         """Return the waiting request that gets the next slot.
 
-        Normally it is the most urgent request. If that request has `aside` set, the request that has waited longest
-        gets the slot, among those without `aside`. A backfill is chosen only if no other request waits.
+        Normally it is the most urgent request. If that request lets others go first (`aside`), the slot goes to the one
+        that has waited longest among the requests without `aside`. A backfill is chosen only if no other request waits.
         """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.aside]

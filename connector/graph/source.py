@@ -141,11 +141,9 @@ class Source:
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
         """Read one page chain: yield its pages in order, each complete. `last` is true for the last page.
 
-        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills.
-
-        Raises PermanentError if operator action is needed. Raises TransientError if one page could not be read for
-        `patience_s` seconds or in `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more
-        than 1000 pages with rows.
+        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raises PermanentError if
+        operator action is needed. Raises TransientError if one page could not be read for `patience_s` seconds or in
+        `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -288,9 +286,7 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _drop_doubtful_token(self, token: str) -> None:
-        """Discard the token after a response with an unreadable header.
-
-        The response may have been a 401, because the header of a 401 can be too long to read.
+        """Discard the token after a response with an unreadable header: it may have been a 401 with a long header.
 
         No further token is discarded for this reason until a page is received again.
         """
@@ -319,8 +315,7 @@ class Source:
     def _is_trusted_link(self, link: str) -> bool:
         """Return whether the token may be sent to a link: only to the configured scheme, host and port.
 
-        The link is parsed by the same code as for the later request, because different parsers could find different
-        hosts in it.
+        The link is parsed as for the later request, because different parsers could find different hosts in it.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False

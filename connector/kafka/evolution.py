@@ -140,8 +140,8 @@ class _Resolution:
     ) -> Iterator[Obstacle]:
         """Yield the reasons why no branch of the reader's union matches the writer.
 
-        If one branch has the writer's kind (for example, both are records), yield the obstacles inside it. They are
-        more helpful than `obstacle`, which concerns the whole union.
+        If one branch has the writer's kind (for example, both are records), these are the obstacles inside the branch,
+        because they say more. Otherwise it is `obstacle`, the reason for the whole union.
         """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])

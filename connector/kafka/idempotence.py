@@ -36,9 +36,9 @@ class Idempotence:
         return {name: value for name, value in properties.items() if name not in _REPLACED} | _IN_ORDER
 
     def give_up(self, producer: Producer, error: KafkaException) -> bool:
-        """Return whether `producer` has failed because the brokers have no idempotent producers.
+        """Turn idempotence off if `producer` has failed for lack of it on the brokers. Return whether this is so.
 
-        If so, `applied` turns idempotence off from now on. The first such call logs a warning.
+        `applied` then leaves idempotence out. A warning is logged the first time.
         """
         if _cause(producer, error).code() not in UNSUPPORTED:
             return False

@@ -231,11 +231,11 @@ def check_complete(topic: str, expected: Mapping[str, int], found: Collection[st
 def rows_per_hour(
     records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Return, for each tenant in `starts`, its first hour and the number of rows whose calls started in each hour.
+    """Return, for each tenant in `starts`, its first hour and an array: how many rows belong to calls of each hour.
 
-    `starts` holds the first hour of each tenant, and `end` is the hour after the last one. Hours are counted since the
-    epoch. The rows of a bucket are spread evenly over the hours of the bucket that lie in the range. A row that was
-    revised may count twice.
+    The first element counts the calls that started in the tenant's first hour, which `starts` holds. `end` is the hour
+    after the last one. Hours are counted since the epoch. The rows of a bucket are spread evenly over the hours of the
+    bucket that lie in the range. A row that was revised may count twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():

@@ -50,9 +50,9 @@ def merge(*parts: Places) -> Places:
 
 
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
-    """Return the ranges that end at or after the last stable offset of their partition.
+    """Return the offset ranges of records that end at or after the last stable offset of their partition.
 
-    The commit or abort marker of these records may not be written yet. `stable` holds the last stable offsets; None
+    The commit or abort marker of such records may not be written yet. `stable` holds the last stable offsets; None
     means that the partition does not exist, so that none of its ranges is returned.
     """
     left: Places = {}

@@ -218,5 +218,5 @@ def _control_after(items: list[Item], control_offset: int) -> int:
 
 
 def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Return, as JSON, the commands that still wait for their tenants after the messages `items` are committed."""
+    """Return, as JSON, the commands for tenants that are not read yet, as of the commit of the messages `items`."""
     return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

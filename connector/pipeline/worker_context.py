@@ -62,7 +62,7 @@ class WorkerContext:
     _lacks_transactions: bool = False
 
     def warn_of_missing_transactions(self, reason: str) -> None:
-        """Log that the brokers do not support transactions. Only the first call of all shards logs it."""
+        """Log that the brokers do not support transactions, once per worker, however many shards call this."""
         if not self._lacks_transactions:
             _logger.warning("transactions_unsupported", reason=reason)
         self._lacks_transactions = True

@@ -49,7 +49,7 @@ class OwnedShards:
 
     @property
     def unfinished(self) -> list[asyncio.Task[None]]:
-        """Return the tasks of all shards that have not ended."""
+        """Return those tasks of the shards that are still running."""
         return [task for task in self._tasks.values() if not task.done()]
 
     # The next four methods run in the membership's thread. They only pass the call on to the event loop.

@@ -272,14 +272,14 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         raise FatalError(
             f"the state in topic {identity.app}.state was written for Kafka cluster {shard.cluster}, but the brokers "
             f"are cluster {identity.cluster}",
-            "set kafka.bootstrap_servers back, or set kafka.app to a new name; to keep the state under the new name, "
-            "run connector copy-state with the old configuration as --from, otherwise everything is read again",
+            "set kafka.bootstrap_servers back, or set kafka.app to a new name. In that case, run connector copy-state "
+            "with the old configuration as --from; without it, everything is read again",
         )
     if shard.topic != identity.topic:
         raise FatalError(
             f"the state of app {identity.app} was written for topic {shard.topic}, but kafka.topic is {identity.topic}",
-            "set kafka.topic back, or set kafka.app to a new name; to keep the state under the new name, run connector "
-            "copy-state with the old configuration as --from, otherwise everything is read and published again",
+            "set kafka.topic back, or set kafka.app to a new name. In that case, run connector copy-state with the old "
+            "configuration as --from; without it, everything is read and published again",
         )
 
 

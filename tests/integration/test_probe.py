@@ -57,7 +57,7 @@ def test_check_command_leaves_no_record_and_no_offset_behind(broker: SharedBroke
     assert offset.offset < 0
 
 
-def test_check_command_writes_only_tombstones_with_at_least_once(
+def test_check_command_in_at_least_once_mode_writes_only_tombstones(
     broker: SharedBroker, app: str, tmp_path: Path
 ) -> None:
     checking = new_probe(tmp_path, broker.bootstrap, app, "at_least_once")

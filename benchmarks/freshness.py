@@ -109,14 +109,7 @@ def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> 
         Cluster(fast_run=True, heap_mib=512) as cluster,
         simulator(options, Path(name)) as info,
     ):
-        rig = Rig(
-            info["url"],
-            info["ca"],
-            info["tenants"],
-            info["client_id"],
-            info["client_secret"],
-            cluster.bootstrap,
-        )
+        rig = Rig.of(info, cluster.bootstrap)
         path = Path(name) / "connector.toml"
         path.write_text(_CONFIGURATION.format(rig=rig) + "".join(map(_TENANT.format, rig.tenants)), encoding="utf-8")
         with subprocess.Popen([sys.executable, "-m", "connector", "run", "--config", str(path)]) as process:

@@ -40,6 +40,11 @@ class Rig(NamedTuple):
     since: str = ""
     until: str = ""
 
+    @classmethod
+    def of(cls, info: _Json, bootstrap: str) -> "Rig":
+        """Return the rig of a simulator, from what it prints at its start, and of brokers."""
+        return cls(info["url"], info["ca"], info["tenants"], info["client_id"], info["client_secret"], bootstrap)
+
     def ask(self, path: str) -> Any:
         """Send a GET request for `path` to the simulator, and return the JSON of the response."""
         return json.loads(b"".join(self.lines(path)))
@@ -114,14 +119,7 @@ def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
     options = ["--prebuilt", "--days", "1", "--seed", str(seed)]
     options += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
     with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as info:
-        rig = Rig(
-            info["url"],
-            info["ca"],
-            info["tenants"],
-            info["client_id"],
-            info["client_secret"],
-            cluster.bootstrap,
-        )
+        rig = Rig.of(info, cluster.bootstrap)
         until = datetime.fromisoformat(rig.ask("/simulator/clock")["now"]).astimezone(UTC).replace(microsecond=0)
         yield rig._replace(since=(until - timedelta(days=1)).isoformat(), until=until.isoformat())
 

@@ -52,9 +52,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 _COMMANDS = (
-    *(run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, support_case, copy_state),
-    *(simulate, demo),
-)
+    run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, support_case, copy_state, simulate, demo,
+)  # fmt: skip
 for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(schema)

@@ -1,31 +1,33 @@
 """Interpretation of options that several commands share. An invalid value raises ConfigurationError (exit code 2)."""
 
+import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from connector import log
-from connector.config import Settings, Tenant, duration_text, load
+from connector.config import Settings, Tenant, duration_text, load, no_tenants
 from connector.config.durations import parse_instant
 from connector.config.quoting import shown
 from connector.core import instants
 from connector.core.coverage import Window
 from connector.errors import ConfigurationError
 
-NO_TENANTS = "tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"
 _SECOND = timedelta(seconds=1)
+_BROKERS = ("kafka.bootstrap_servers",)
 
 
 def read_settings(
     config: Path | None,
     *,
-    required: Iterable[str] = ("kafka.bootstrap_servers",),
+    required: Iterable[str] = _BROKERS,
     contacts_graph: bool = False,
     overridden: bool = True,
 ) -> Settings:
@@ -36,7 +38,7 @@ def read_settings(
     """
     settings = load(config, os.environ, required=required, contacts_graph=contacts_graph, overridden=overridden)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
-    log.kafka_logger().setLevel(logging.CRITICAL)
+    log.kafka_logger().setLevel(logging.CRITICAL + 1)  # a fatal error has the level CRITICAL
     return settings
 
 
@@ -46,11 +48,34 @@ def find_tenant(settings: Settings, text: str) -> Tenant:
         if text.lower() == tenant.key or text == tenant.name:
             return tenant
     if not settings.tenants:
-        raise ConfigurationError([NO_TENANTS])
+        raise no_tenants()
     names = [name for tenant in settings.tenants for name in (tenant.name, tenant.id) if name]
     lower = {name.lower(): name for name in names}
     nearest = get_close_matches(text.lower(), lower, 1, 0.0)
     raise ConfigurationError([f"--tenant: there is no tenant {shown(text)}; the nearest is {lower[nearest[0]]}"])
+
+
+def read_graph_range(
+    config: Path | None,
+    tenant: str,
+    begin: str,
+    end: str,
+    requests_per_minute: float,
+    *,
+    required: Iterable[str] = _BROKERS,
+) -> tuple[Settings, Tenant, Window]:
+    """Interpret the options of a command that reads a range of call time from Graph.
+
+    The tenant that is returned has the request budget of the command. Logging is configured, too. `required` is
+    explained at `read_settings`.
+    """
+    settings = read_settings(config, required=required, contacts_graph=True)
+    log.configure(settings.log.format, settings.log.level)
+    chosen = find_tenant(settings, tenant)
+    window = read_window(begin, end, datetime.now(UTC))
+    if not 1 <= requests_per_minute < math.inf:
+        raise ConfigurationError(["--requests-per-minute: must be at least 1; write a number such as 5"])
+    return settings, dataclasses.replace(chosen, requests_per_minute=requests_per_minute), window
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> Window:

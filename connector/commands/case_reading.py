@@ -5,18 +5,15 @@ Microsoft's support needs them.
 """
 
 import asyncio
-import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from connector import __version__, log
+from connector import __version__
 from connector.commands import arguments
 from connector.commands.case_file import CaseFile
 from connector.commands.case_redaction import Redaction
@@ -24,7 +21,7 @@ from connector.commands.range_reading import progress_screen, read_pages
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.coverage import Window
-from connector.errors import ConfigurationError, FatalError, PermanentError, SourceError, TransientError
+from connector.errors import FatalError, PermanentError, SourceError, TransientError
 from connector.graph.client import GraphClient
 from connector.graph.source import NoEvents
 from connector.kafka import avro
@@ -34,18 +31,12 @@ def write(
     config: Path | None, tenant: str, begin: str, end: str, output: Path | None, requests_per_minute: float
 ) -> None:
     """Read the range, write the file and print its name. Raise FatalError if the range was not read completely."""
-    settings = arguments.read_settings(config, required=(), contacts_graph=True)
-    log.configure(settings.log.format, settings.log.level)
-    chosen = arguments.find_tenant(settings, tenant)
-    window = arguments.read_window(begin, end, datetime.now(UTC))
-    if not 1 <= requests_per_minute < math.inf:
-        raise ConfigurationError(["--requests-per-minute: must be at least 1; write a number such as 5"])
-    budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
+    settings, chosen, window = arguments.read_graph_range(config, tenant, begin, end, requests_per_minute, required=())
     path = output or Path(f"support-case-{chosen.key}-{window.start:%Y%m%dT%H%M%SZ}.json")
     redaction = Redaction(avro.load(avro.ROW))
     summary = _Summary(chosen, window, redaction)
     with CaseFile(path, redaction) as file:
-        error = asyncio.run(_read(settings, budgeted, window, file, summary))
+        error = asyncio.run(_read(settings, chosen, window, file, summary))
         if error is not None and not file.requests:
             raise FatalError(str(error)) from error
         file.finish(summary.content(error))
@@ -89,11 +80,10 @@ class _Summary:
         self.pages += 1
         self.rows += len(rows)
         for raw in rows:
-            row = self._redaction.row(bytes(raw))
-            if isinstance(row, dict):
-                self._add_start(row.get("startDateTime"))
-                if isinstance(row.get("id"), str) and row["id"]:
-                    self._ids[row["id"]] = None
+            row_id, start = self._redaction.values(bytes(raw), "id", "startDateTime")
+            self._add_start(start)
+            if isinstance(row_id, str) and row_id:
+                self._ids[row_id] = None
 
     def _add_start(self, text: object) -> None:
         try:

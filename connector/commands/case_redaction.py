@@ -63,15 +63,19 @@ class Redaction:
         Names of members that the schema does not have also become pseudonyms. A row that is not an object becomes one
         pseudonym.
         """
-        try:
-            members = decode_members(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        members = _members(raw)
+        if members is None:
             return self._pseudonym(raw.decode(errors="backslashreplace"))
         treated: dict[str, Any] = {}
         for name, value in members.items():
             shown = name if name in self._types else self._pseudonym(name) or ""
             treated[shown] = self._value(name, bytes(value))
         return treated
+
+    def values(self, raw: bytes, *names: str) -> list[Any]:
+        """Return these members of a row as `row` shows them. A member that the row does not have is None."""
+        members = _members(raw) or {}
+        return [self._value(name, bytes(members[name])) if name in members else None for name in names]
 
     def _value(self, name: str, raw: bytes) -> Any:
         """Return a member's value if it cannot hold personal data, otherwise its pseudonym."""
@@ -107,6 +111,14 @@ class Redaction:
             shown = plain if plain in _QUERY_NAMES else self._pseudonym(name)
             parts.append(f"{shown}={value if is_count else self._pseudonym(value)}")
         return "&".join(parts)
+
+
+def _members(raw: bytes) -> Mapping[str, msgspec.Raw] | None:
+    """Return the members of a row, or None if it is not an object."""
+    try:
+        return decode_members(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _type_of(field: Mapping[str, Any]) -> str:

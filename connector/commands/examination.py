@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 
 from connector import brokers, log
 from connector.commands import arguments
-from connector.config import Settings, Tenant, suspicious_values
+from connector.config import Settings, Tenant, no_tenants, suspicious_values
 from connector.core.coverage import Window
 from connector.errors import (
     BrokersUnavailableError,
-    ConfigurationError,
     FatalError,
     RegistryUnavailableError,
     SourceError,
@@ -94,7 +93,7 @@ class Examination:
 
     def __init__(self, settings: Settings) -> None:
         if not settings.tenants:
-            raise ConfigurationError([arguments.NO_TENANTS])
+            raise no_tenants()
         self._settings = settings
         self._probe = Probe(settings.kafka, brokers.clients(settings))
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None

@@ -6,8 +6,6 @@ published meanwhile.
 """
 
 import asyncio
-import dataclasses
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from connector import brokers, log
+from connector import brokers
 from connector.commands import arguments
 from connector.commands.comparison import SHOWN, Comparison, Digest, Fields, Key, Result, Suspect, id_key, id_keys
 from connector.commands.range_reading import ShowProgress, progress_screen, read_pages
@@ -55,15 +53,9 @@ def compare(
     config: Path | None, tenant: str, begin: str, end: str, requests_per_minute: float, *, as_json: bool
 ) -> bool:
     """Compare Graph with the topic, print the report, and return whether no row is missing, duplicated or different."""
-    settings = arguments.read_settings(config, contacts_graph=True)
-    log.configure(settings.log.format, settings.log.level)
-    chosen = arguments.find_tenant(settings, tenant)
-    window = arguments.read_window(begin, end, datetime.now(UTC))
-    if not 1 <= requests_per_minute < math.inf:
-        raise ConfigurationError(["--requests-per-minute: must be at least 1; write a number such as 5"])
-    budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
+    settings, chosen, window = arguments.read_graph_range(config, tenant, begin, end, requests_per_minute)
     try:
-        with _Verification(settings, budgeted, window) as verification:
+        with _Verification(settings, chosen, window) as verification:
             report = verification.run()
     except ForbiddenError as error:
         raise FatalError(f"topic {chosen.topic} cannot be read: {error}") from error

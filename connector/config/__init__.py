@@ -32,8 +32,16 @@ __all__ = [
     "Tenant",
     "duration_text",
     "load",
+    "no_tenants",
     "suspicious_values",
 ]
+
+
+def no_tenants() -> ConfigurationError:
+    """Return the error of a program that needs a tenant and has none."""
+    return ConfigurationError(
+        ["tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
+    )
 
 
 def load(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from yarl import URL
 
@@ -38,35 +38,19 @@ class RecordingTransport(Transport):
         self._record = record
 
     async def ask(
-        self,
-        method: str,
-        url: URL,
-        *,
-        headers: dict[str, str],
-        max_bytes: int,
-        form: bytes | None = None,
-        departure: RequestTiming | None = None,
-        through_proxy: bool = True,
+        self, method: str, url: URL, *, headers: dict[str, str], departure: RequestTiming | None = None, **options: Any
     ) -> Response:
         """Send one request as `Transport.ask` does, and record it."""
-        sent_at, begun = datetime.now(UTC), time.monotonic()
+        sent_at, began = datetime.now(UTC), time.monotonic()
         response, failure = None, ""
         try:
-            response = await super().ask(
-                method,
-                url,
-                headers=headers,
-                max_bytes=max_bytes,
-                form=form,
-                departure=departure,
-                through_proxy=through_proxy,
-            )
+            response = await super().ask(method, url, headers=headers, departure=departure, **options)
         except BrokenAnswerError as error:
             failure = error.code
             raise
         finally:
             if departure is not None and (response is not None or failure):
-                duration_ms = round((time.monotonic() - begun) * 1000)
+                duration_ms = round((time.monotonic() - began) * 1000)
                 request_id = headers.get("client-request-id", "")
                 self._record(RecordedRequest(url, request_id, sent_at, duration_ms, response, failure))
         return response

@@ -41,7 +41,7 @@ class Acknowledgements(Publisher):
     """
 
     def __init__(self, clients: Clients, names: Names, shard: int) -> None:
-        super().__init__(f"shard {shard} of {names.app}", names.app, clients.producer(None))
+        super().__init__(f"shard {shard} of {names.app}", names.app)
         self._clients = clients
         self._names = names
         self._transactional_id = names.transactional_id(shard)

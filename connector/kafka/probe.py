@@ -13,7 +13,6 @@
 All functions block, for seconds at most.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,8 +36,6 @@ _LOOK_S = 8.0
 _ASK_S = 8.0
 _INIT_S = 12.0
 _TOMBSTONE_KEY = b"probe"
-_SILENT = logging.Logger("check", logging.CRITICAL + 1)  # noqa: LOG001 - no part of the program's log
-"Logger that drops the messages of librdkafka: a failure becomes a problem, and a fence by another check is none."
 
 
 class TopicFindings(NamedTuple):
@@ -116,7 +113,7 @@ class Probe:
         name = f"{self._kafka.app}-check"
         failed = "cannot be initialised"
         try:
-            producer = Producer(self._clients.producer(name) | {"logger": _SILENT})
+            producer = Producer(self._clients.producer(name))
             producer.init_transactions(_INIT_S)
             producer.begin_transaction()
             if self._names.seen in found.partitions:

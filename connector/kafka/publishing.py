@@ -118,10 +118,9 @@ class Undelivered(NamedTuple):
 class Publisher(ABC):
     """Writer of a shard's batches. Its producer is used only in the publisher's own thread."""
 
-    def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, app: str) -> None:
         self._name = name
         self._app = app
-        self._settings = dict(settings)
         self._thread_name = f"producer {name}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._thread_name)
         self._is_abandoned = False

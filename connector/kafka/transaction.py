@@ -53,7 +53,8 @@ class Transactions(Publisher):
     """
 
     def __init__(self, clients: Clients, transactional_id: str) -> None:
-        super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
+        super().__init__(transactional_id, transactional_id.rpartition("-")[0])
+        self._settings = clients.producer(transactional_id)
         self._clients = clients
         self._names = Names(self._app)
         self._unproven: list[tuple[float, Places]] = []

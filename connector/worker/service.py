@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from connector import __version__, brokers, log
-from connector.config import Settings
+from connector.config import Settings, no_tenants
 from connector.core.rows import RowSchema
 from connector.errors import ConfigurationError
 from connector.graph.client import GraphClient
@@ -213,6 +213,4 @@ def _check(settings: Settings) -> None:
             ["kafka.bootstrap_servers: is not set; name at least one broker, for example localhost:9092"]
         )
     if not settings.tenants:
-        raise ConfigurationError(
-            ["tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
-        )
+        raise no_tenants()

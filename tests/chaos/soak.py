@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from tests import oracle
 from tests.brokers import Cluster, wait_until
 from tests.simulation import Simulation
-from tests.workers import Worker, configuration
+from tests.workers import Worker, _is_read, configuration
 
 OUT = Path(__file__).parent.parent.parent / "out" / "soak"
 TOPIC, APP = "calls", "soak"
@@ -228,8 +228,7 @@ def _is_read_since(tenant: dict[str, Any], frozen_at: datetime) -> bool:
     """Return whether all call time whose rows may have changed shortly before `frozen_at` was read after it."""
     changeable = frozen_at - timedelta(seconds=_DEEPEST_OVERLAP_S / 2)
     pieces = [piece for piece in tenant.get("coverage", ()) if datetime.fromisoformat(piece["to"]) > changeable]
-    is_read = all(datetime.fromisoformat(piece["last_read"]) >= frozen_at for piece in pieces)
-    return bool(pieces) and is_read and not tenant["gaps"]
+    return _is_read({**tenant, "coverage": pieces}, frozen_at)
 
 
 def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[str]:

@@ -1,6 +1,8 @@
 """The transaction of `connector check`: it is whole, it leaves nothing behind, and each missing part has a remedy."""
 
+import logging
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,22 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from connector import brokers
-from connector.config import load
+from connector.commands import arguments
 from connector.kafka import probe, transaction
 from connector.kafka.probe import Probe
 from tests import oracle
 from tests.brokers import set_topic, wait_until
 from tests.conftest import SharedBroker
+
+
+@pytest.fixture(autouse=True)
+def _restore_log_levels() -> Iterator[None]:
+    """Undo what a command does to the log of the process."""
+    loggers = [logging.getLogger(name) for name in ("connector.kafka", "confluent_kafka.librdkafka")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def new_probe(folder: Path, bootstrap: str, app: str, delivery: str = "exactly_once") -> Probe:
@@ -31,7 +43,7 @@ def new_probe(folder: Path, bootstrap: str, app: str, delivery: str = "exactly_o
         'client_id = "11111111-1111-4111-8111-111111111111" }]\n',
         encoding="utf-8",
     )
-    settings = load(file, {})
+    settings = arguments.read_settings(file)
     result = Probe(settings.kafka, brokers.clients(settings))
     wait_until(
         lambda: {f"{app}.seen", f"{app}.state"} <= result.look().partitions.keys(),

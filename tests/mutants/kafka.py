@@ -277,8 +277,8 @@ KAFKA = (
     Mutant(
         "each worker uses its own transactional ids",
         _TRANSACTION,
-        'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
-        "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
+        "self._settings = clients.producer(transactional_id)",
+        "self._settings = clients.producer(f'{transactional_id}-{id(self)}')",
         f"{_FENCING} -k test_producer_epoch_stops_an_old_owner_that_sent_offsets",
         broker=True,
     ),

@@ -64,7 +64,7 @@ class Scripted(Publisher):
     """Publisher whose commits raise the given errors one after the other."""
 
     def __init__(self, *ends: Exception | None) -> None:
-        super().__init__("scripted", "app", {})
+        super().__init__("scripted", "app")
         self._ends = list(ends)
         self.positions: list[CommitContext] = []
 

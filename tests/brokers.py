@@ -37,6 +37,8 @@ from tests.kafka_software import KAFKA_VERSION, Software, kafka
 __all__ = ["KAFKA_VERSION", "Broker", "Cluster", "set_topic", "wait_until"]
 
 HOST = "127.0.0.1"
+IPV6 = "IPV6"
+"Name of an additional listener that has an IPv6 address."
 FOLDER = "drc-kafka-"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
@@ -288,7 +290,7 @@ class Cluster:
 
     def address(self, listener: str) -> str:
         """Return the address of one of the first broker's additional listeners."""
-        return f"{HOST}:{self._listeners[listener]}"
+        return f"{_host(listener)}:{self._listeners[listener]}"
 
     def start(self) -> None:
         """Start every broker that is down, and wait until each one knows of all others."""
@@ -407,12 +409,16 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
     }
 
 
+def _host(listener: str) -> str:
+    return "[::1]" if listener == IPV6 else HOST
+
+
 def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int]) -> dict[str, str]:
     """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's."""
     addresses = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
     return {
-        "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in ports.items()),
-        "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in addresses.items()),
+        "listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in ports.items()),
+        "advertised.listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in addresses.items()),
         "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ports),
     }
 

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (
 from confluent_kafka.cimpl import NewTopic
 
 from connector.simulator.certificates import Authority
-from tests.brokers import HOST, Cluster
+from tests.brokers import HOST, IPV6, Cluster
 from tests.workers import ROOT
 
 PASSWORD = "it is no secret 1%"
@@ -39,7 +39,7 @@ class SecuredBroker:
         self._folder = tempfile.TemporaryDirectory(prefix="drc-tls-")
         self._authority = Authority("throw-away CA of a broker")
         self.ca = self._file("ca.pem", self._authority.pem)
-        server = self._file("server.pem", self._authority.issue("broker", (HOST, "localhost")))
+        server = self._file("server.pem", self._authority.issue("broker", (HOST, "::1", "localhost")))
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
         settings = {
@@ -54,7 +54,8 @@ class SecuredBroker:
             "listener.name.sasl.plain.sasl.jaas.config": f'{plain} required user_plain="{PASSWORD}";',
             **{f"listener.name.sasl.{name.lower()}.sasl.jaas.config": f"{scram} required;" for name in _SCRAM},
         }
-        self.cluster = Cluster(properties=settings, listeners={"TLS": "SSL", "MUTUAL": "SSL", "SASL": "SASL_SSL"})
+        protocols = {"TLS": "SSL", "MUTUAL": "SSL", IPV6: "SSL", "SASL": "SASL_SSL"}
+        self.cluster = Cluster(properties=settings, listeners=protocols)
 
     @property
     def plain(self) -> str:
@@ -104,19 +105,22 @@ class SecuredBroker:
         return self._file(f"{name}.pem", self._authority.issue(name))
 
     def kafka(self, mechanism: str, user: str) -> dict[str, Any]:
-        """Return `kafka.bootstrap_servers` and `kafka.properties` to sign in with TLS, MUTUAL or a SASL mechanism."""
+        """Return `kafka.bootstrap_servers` and `kafka.properties` for a listener or a SASL mechanism.
+
+        `mechanism` is TLS, MUTUAL, IPV6 (TLS on an IPv6 address) or the name of a SASL mechanism.
+        """
         properties = {"ssl.ca.location": self.ca, "security.protocol": "SSL"}
         if mechanism == "MUTUAL":
             pem = self.client(user)
             properties |= {"ssl.certificate.location": pem, "ssl.key.location": pem}
-        elif mechanism != "TLS":
+        elif mechanism not in {"TLS", IPV6}:
             properties |= {
                 "security.protocol": "SASL_SSL",
                 "sasl.mechanism": mechanism,
                 "sasl.username": user,
                 "sasl.password": PASSWORD,
             }
-        listener = mechanism if mechanism in {"TLS", "MUTUAL"} else "SASL"
+        listener = mechanism if mechanism in {"TLS", "MUTUAL", IPV6} else "SASL"
         return {"bootstrap_servers": self.cluster.address(listener), "properties": properties}
 
     def _file(self, name: str, content: bytes) -> str:

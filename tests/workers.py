@@ -227,10 +227,11 @@ class Worker:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a GET request; status 0 while the server is unavailable."""
-        port = self.port
-        if port is None:
+        listening = self.named("http_listening")
+        if not listening:
             return 0, ""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        host, port = listening[0]["host"], int(listening[0]["port"])
+        connection = http.client.HTTPConnection(host or "localhost", port, timeout=5)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -249,8 +249,10 @@ class Simulator:
     async def _listen(self, port: int) -> None:
         if self._runner is None:
             return
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listening = socket.create_server((self._host, port), family=family, backlog=_BACKLOG)
+        both = self._host in _ANYWHERE and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both or ":" in self._host else socket.AF_INET
+        address = ("" if both else self._host, port)
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         self._site = web.SockSite(self._runner, listening, ssl_context=self._tls)
         await self._site.start()
         self.port = listening.getsockname()[1]

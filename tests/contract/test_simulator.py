@@ -661,3 +661,12 @@ async def test_simulate_command_writes_a_valid_connector_configuration(tmp_path:
     assert [tenant.name for tenant in settings.tenants] == ["simulated-1", "simulated-2"]
     assert str(settings.graph.root).startswith(ready["url"])
     assert settings.kafka.bootstrap_servers == "localhost:9092"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
+async def test_simulator_with_wildcard_address_serves_ipv4_and_ipv6(host: str) -> None:
+    async with Simulator(Options(host=host)) as simulator:
+        for loopback in ("127.0.0.1", "::1"):
+            _, writer = await asyncio.open_connection(loopback, simulator.port)
+            writer.close()
+            await writer.wait_closed()

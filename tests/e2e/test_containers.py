@@ -248,8 +248,8 @@ def stand_ins(folder: Path) -> dict[str, Any]:
     }
 
 
-def get(port: int, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+def get(port: int, path: str, host: str = "127.0.0.1") -> Any:
+    with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as response:
         return json.load(response)
 
 
@@ -264,7 +264,7 @@ def test_compose_stack_starts_and_publishes_rows(daemon: Daemon, tmp_path: Path)
     }
     override = tmp_path / "stand-ins.json"
     override.write_text(json.dumps(stand_ins(tmp_path)), encoding="utf-8")
-    files = ["--file=docker-compose.yml", f"--file={override}"]
+    files = ["--file=docker-compose.yml", "--file=deploy/compose.ipv6.yml", f"--file={override}"]
     compose: list[Path | str] = [Path(sys.executable).parent / "docker-compose", *files]
     try:
         daemon.run([*compose, "up", "--wait", "--no-build", "--pull=never", "prometheus"], variables)
@@ -279,7 +279,9 @@ def test_compose_stack_starts_and_publishes_rows(daemon: Daemon, tmp_path: Path)
         wait_until(scraped, "Prometheus to have scraped the connector", DEADLINE_S, every_s=0.5)
         groups = get(prometheus_port, "/api/v1/rules")["data"]["groups"]
         assert sum(len(group["rules"]) for group in groups) > 5
-        assert {tenant["name"] for tenant in get(connector_port, "/status")["tenants"]} == {"contoso", "fabrikam"}
+        for host in ("127.0.0.1", "[::1]"):
+            tenants = get(connector_port, "/status", host)["tenants"]
+            assert {tenant["name"] for tenant in tenants} == {"contoso", "fabrikam"}
     except AssertionError as error:
         logs = daemon.run([*compose, "logs", "--no-color", "--tail=20"], variables)
         raise AssertionError(f"{error}\n{logs}") from None

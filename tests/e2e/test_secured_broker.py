@@ -1,6 +1,7 @@
 """Brokers secured as in production: TLS, login, and only the rights that docs/kafka.md lists."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AclBinding, AclOperation, ResourceType
 
 from tests import commands, oracle
-from tests.brokers import wait_until
+from tests.brokers import IPV6, wait_until
 from tests.secured import PASSWORD, SecuredBroker, documented_rights, documented_topics
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
@@ -71,6 +72,23 @@ def test_worker_publishes_rows_with_each_broker_login_mechanism(
     worker = new_worker(settings(secured, topic, app, source, mechanism, user))
     assert worker.run_once() == 0
     assert not worker.named("topic_settings_unreadable")
+    assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
+
+
+def test_worker_runs_with_ipv6_addresses_only(
+    secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """Kafka, Graph, the sign-in and the worker's own HTTP server have the address ::1 and no other."""
+    for heading in (CONNECTOR, CREATING):
+        secured.grant(*documented_rights(heading, topic, app, "ANONYMOUS"))
+    source = simulate(**FEW, host="::1")
+    worker = new_worker(settings(secured, topic, app, source, IPV6, "") | {"http": {"listen": "[::1]:0"}})
+    assert commands.run(worker.config, "check").code == 0
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", worker.port or 0), 5)
+    assert worker.stop() == 0
     assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
 
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+IPV6 = ("--file=docker-compose.yml", "--file=deploy/compose.ipv6.yml")
 GRAPH = ("--file=docker-compose.yml", "--file=deploy/compose.graph.yml")
 APPLICATION = {
     "AZURE_TENANT_ID": "11111111-1111-1111-1111-111111111111",
@@ -51,7 +52,7 @@ def compose(*files: str, **variables: str) -> dict[str, Any]:
 
 
 def test_compose_files_are_valid() -> None:
-    for files, variables in (((), {}), (GRAPH, APPLICATION)):
+    for files, variables in (((), {}), (IPV6, {}), (GRAPH, APPLICATION)):
         done = tool("docker-compose", *files, "config", "--quiet", **variables)
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -96,9 +97,16 @@ def test_compose_services_have_health_checks() -> None:
 
 
 def test_compose_ports_are_on_loopback_only() -> None:
-    ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
-    assert ports
-    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    for files, hosts in (((), {"127.0.0.1"}), (IPV6, {"127.0.0.1", "::1"})):
+        ports = [port for service in compose(*files)["services"].values() for port in service.get("ports", [])]
+        assert {port["host_ip"] for port in ports} == hosts
+
+
+def test_compose_override_for_ipv6_publishes_each_port_for_both_families() -> None:
+    for name, service in compose(*IPV6)["services"].items():
+        published = [(port["published"], port["host_ip"]) for port in service.get("ports", [])]
+        ports = {port for port, _ in published}
+        assert set(published) == {(port, host) for port in ports for host in ("127.0.0.1", "::1")}, name
 
 
 def test_compose_mounts_existing_files_only() -> None:

@@ -12,7 +12,7 @@ Object = Mapping[str, Any]
 
 STATES = {
     "failing": ("bad", "Failing"),
-    "unknown": ("busy", "Not known yet"),
+    "unknown": ("busy", "Not being read"),
     "catching_up": ("busy", "Catching up"),
     "paused": ("faint", "Paused"),
     "ok": ("good", "Up to date"),

@@ -103,6 +103,7 @@ DEEPEST = f"deepest_sweep_rows_total{{{CONTOSO}}}"
 ABORTED = 'transactions_total{shard="0",outcome="aborted"}'
 KAFKA = 'kafka_up{instance="a"}'
 UNREAD = 'tenants_unread{instance="a"}'
+OWNED_BY_A = 'shards_owned{instance="a"}'
 OWNED_BY_B = 'shards_owned{instance="b"}'
 
 
@@ -252,6 +253,12 @@ CASES = (
         "brokers that do not answer are critical",
         {KAFKA: still(0)},
         5,
+        {alert("BrokersUnreachable", "critical", instance="a")},
+    ),
+    Case(
+        "shards have no owner because brokers do not answer",
+        {KAFKA: still(0), OWNED_BY_A: still(0), OWNED_BY_B: still(0)},
+        6,
         {alert("BrokersUnreachable", "critical", instance="a")},
     ),
     Case("a broker's restart is waited for", {KAFKA: f"0+0x3 {still(1)}"}, 6),

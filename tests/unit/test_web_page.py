@@ -124,8 +124,8 @@ def test_tenant_card_of_the_status_page_shows_state_lag_and_gaps() -> None:
         ("catching_up", "Catching up"),
         ("failing", "Failing"),
         ("paused", "Paused"),
-        ("unknown", "Not known yet"),
-        ("a later version's", "Not known yet"),
+        ("unknown", "Not being read"),
+        ("a later version's", "Not being read"),
     ],
 )
 def test_status_page_shows_each_tenant_state_in_words(state: str, words: str) -> None:

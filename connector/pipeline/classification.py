@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from connector.config import Settings
 from connector.core import dedup, instants, jobs
@@ -69,9 +70,9 @@ class RowClassifier:
         """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
         1. A revised row is rejected if its id was on an earlier page of the chain and its content was rejected before.
-        2. It is also rejected if its id was on an earlier page and the chain is being read again. While a chain is read
-           for the first time, a repeated id can mean that Graph has changed the row in the meantime. Then the later
-           content counts as a revision.
+        2. It is also rejected if its id was on an earlier page, and was on two pages as well when the chain was read
+           before. An id that is on two pages only once can mean that Graph has changed the row in the meantime. Then
+           the later content counts as a revision.
         3. A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
            suspended until the chain ends.
         """
@@ -83,8 +84,8 @@ class RowClassifier:
         # The masks below have one element per revised row.
         entries = page.reading.entries[result.revised]
         was_rejected, _ = dedup.find(rejected_entries(entries), (change.pending, tenant_state.remembered))
-        is_repeated = np.isin(entries["hi"], np.array([*page.repeated], np.uint64))
-        contradicts = is_repeated & (was_rejected | (page.attempt > 0))
+        is_repeated = _are_ids_in(page.repeated, entries)
+        contradicts = is_repeated & (was_rejected | _are_ids_in(page.suspects, entries))
         waits = was_rejected & ~is_repeated & (not self._ignores_revisions)
         for index in result.revised[waits].tolist():
             key = int(page.reading.entries["hi"][index])
@@ -203,6 +204,11 @@ def _add_pending(change: Change, entries: Entries, hours: Hours) -> None:
     change.pending.put(entries, hours)
     change.entries.append(entries)
     change.hours.append(hours)
+
+
+def _are_ids_in(ids: frozenset[int], entries: Entries) -> npt.NDArray[np.bool_]:
+    """Return for each entry whether its id, as the first half of its hash, is in `ids`."""
+    return np.isin(entries["hi"], np.array([*ids], np.uint64))
 
 
 def _without_forgotten(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:

@@ -37,12 +37,12 @@ class PageRead(NamedTuple):
     requests: int = 1
     number: int = 0
     "Number of the page in its chain, from 0."
-    attempt: int = 0
-    "Number of times that the page chain of this slice was read before."
     repeated: frozenset[int] = frozenset()
     """Ids that were also on an earlier page of the chain, given by the first half of their hash (field `hi` of the
     entry).
     """
+    suspects: frozenset[int] = frozenset()
+    "Ids that were on two pages when the chain was read before, in the same form. Empty if it is read the first time."
     room: PageRoom = NO_ROOM
     "Memory that the page occupies. It is freed when the page is committed or discarded."
 

@@ -19,16 +19,18 @@ class PageChain(NamedTuple):
     """Result of reading a page chain to its end."""
 
     rows: int
-    repeated: bool
-    "True if an id occurred on two pages, so that rows may have moved between pages during the reading."
+    repeated: frozenset[int]
+    """Ids that occurred on two pages, in the form of PageRead.repeated. If there are any, rows may have moved between
+    pages during the reading.
+    """
     held: PageRead | None
     "All rows as one page, which the caller must put into the buffer; None if the pages are in the buffer already."
 
 
 async def read_chain(
-    source: Source, tenant: Tenant, shape: RowSchema, buffer: Buffer, read: ReadSlice, attempt: int
+    source: Source, tenant: Tenant, shape: RowSchema, buffer: Buffer, read: ReadSlice, suspects: frozenset[int]
 ) -> PageChain:
-    """Read a page chain to its end. `attempt` is the number of times that the chain was read before.
+    """Read a page chain to its end. `suspects` are the ids that occurred on two pages when the chain was read before.
 
     Each page is put into `buffer` at once. For a backfill with `again`, the pages are joined and returned as one page
     instead (see `join_pages`), and the caller must have reserved memory for them. Raises RangeTooLongError if these
@@ -36,14 +38,15 @@ async def read_chain(
     """
     piece = read.slice
     seen: set[int] = set()
-    rows, number, repeated = 0, 0, False
+    rows, number = 0, 0
+    repeated: frozenset[int] = frozenset()
     held: list[PageRead] = []
     async for page in source.pages(piece.window, piece.priority, read.attempts):
         reading = shape.read(page.rows)
         # Half of an id's hash is enough here: a false match is rare, and only makes the chain be read again.
         ids = set(reading.entries["hi"].tolist())
         again = frozenset(seen & ids)
-        repeated = repeated or bool(again)
+        repeated |= again
         seen |= ids
         rows += len(page.rows)
         page_read = PageRead(
@@ -55,8 +58,8 @@ async def read_chain(
             page.bytes,
             read.unread,
             number=number,
-            attempt=attempt,
             repeated=again,
+            suspects=suspects,
             room=page.room,
         )
         number += 1

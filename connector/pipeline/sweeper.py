@@ -169,12 +169,12 @@ class Sweeper:
 
     async def _read_until_stable(self, read: ReadSlice) -> PageChain:
         """Read the page chain of a slice. Repeat this if the paging was not stable."""
-        attempt = 0
+        suspects: frozenset[int] = frozenset()
         while True:
-            chain = await self._read_chain(read, attempt)
-            if not self._scheduler.repeats(read.slice, repeated=chain.repeated):
+            chain = await self._read_chain(read, suspects)
+            if not self._scheduler.repeats(read.slice, repeated=bool(chain.repeated)):
                 return chain
-            attempt += 1
+            suspects = chain.repeated
             del chain  # its pages must not stay in memory while the chain is read again
 
     def _allow_backfills(self) -> None:

@@ -314,6 +314,20 @@ CORE = (
         _CONFLICTS,
     ),
     Mutant(
+        "a row that is on two pages only when the chain is read again is rejected",
+        "connector/pipeline/classification.py",
+        "(was_rejected | _are_ids_in(page.suspects, entries))",
+        "(was_rejected | bool(page.suspects))",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a page chain that is read again does not know the ids that were repeated before",
+        "connector/pipeline/page_chain.py",
+        "            suspects=suspects,\n",
+        "",
+        "tests/unit/test_sweeper_chains.py",
+    ),
+    Mutant(
         "a page chain that is read again does not report its repeated ids",
         "connector/pipeline/page_chain.py",
         "            repeated=again,\n",

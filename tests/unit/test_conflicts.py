@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from connector.core.pages import decode_page
+from connector.core.rows import PageRows
 from connector.kafka import avro
 from connector.pipeline.messages import PageRead, SliceRead
 from tests.property.model import moment
@@ -16,21 +17,33 @@ A, B = row(duration=1), row(duration=2)
 MODES = pytest.mark.parametrize("revisions", ["publish", "ignore"])
 
 
-def page(*rows: Any, number: int = 0, attempt: int = 0, repeated: bool = False) -> PageRead:
+NO_IDS: frozenset[int] = frozenset()
+
+
+def page(*rows: Any, number: int = 0, earlier: frozenset[int] = NO_IDS, suspects: frozenset[int] = NO_IDS) -> PageRead:
+    """Return a page. `earlier` are the ids of the pages before it in the chain."""
     rows_read = decode_page(msgspec.json.encode({"value": rows})).rows
     reading = SHAPE.read(rows_read)
-    repeated_ids = frozenset(reading.entries["hi"].tolist()) if repeated else frozenset()
+    repeated = earlier & ids(reading)
     return PageRead(
-        "t", PIECE, rows_read, reading, moment(1.0), 1, (), number=number, attempt=attempt, repeated=repeated_ids
+        "t", PIECE, rows_read, reading, moment(1.0), 1, (), number=number, repeated=repeated, suspects=suspects
     )
+
+
+def ids(reading: PageRows) -> frozenset[int]:
+    return frozenset(reading.entries["hi"].tolist())
 
 
 def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int]]:
     """Read a slice, a chain of pages per attempt; return the durations that are published and dead-lettered."""
-    for attempt, chain in enumerate(attempts):
+    suspects = NO_IDS
+    for chain in attempts:
+        earlier = repeated = NO_IDS
         for number, rows in enumerate(chain):
-            read = page(*rows, number=number, attempt=attempt, repeated=number > 0)
+            read = page(*rows, number=number, earlier=earlier, suspects=suspects)
             bench.batches.prepare([read], bench.tenant_states, bench.changes)
+            earlier, repeated = earlier | ids(read.reading), repeated | read.repeated
+        suspects = repeated
     bench.batches.prepare([SliceRead("t", PIECE, len(attempts) == 1, moment(2.0))], bench.tenant_states, bench.changes)
     change = bench.changes["t"]
     letters = [msgspec.json.decode(record.value or b"")["duration"] for record in change.dead_letters]
@@ -77,6 +90,13 @@ def test_row_changed_between_two_pages_is_published_as_a_revision() -> None:
     """Different contents on two pages are not a conflict, because Graph may have changed the row in between."""
     bench = Bench()
     assert sweep(bench, [[A], [B]], [[row("b", duration=3)], [B]]) == ([1, 2, 3], [])
+
+
+def test_row_changed_during_the_second_reading_is_published_as_a_revision() -> None:
+    """Rows had shifted, so the chain was read again. The row was on one page only when it was read first."""
+    bench = Bench()
+    other, third = row("b", duration=3), row("c", duration=4)
+    assert sweep(bench, [[other, A], [other]], [[third, A], [B]]) == ([3, 1, 4, 2], [])
 
 
 @MODES

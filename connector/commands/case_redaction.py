@@ -1,8 +1,9 @@
 """Redaction of requests, responses and rows for a support-case file.
 
-A value stays readable only if its member and its form rule out personal data and secrets: timestamps, ids of rows, SIP
-codes, regions. Any other value becomes a pseudonym, which is computed with a random key. Within one file, equal values
-have equal pseudonyms. The key is not stored, so no value can be recovered, or compared with the values in other files.
+Timestamps, ids of rows, SIP codes and regions stay readable, because they hold no personal data and no secrets. The
+form of these values is checked, too. Any other value becomes a pseudonym, which is computed with a random key. Within
+one file, equal values have equal pseudonyms. The key is not stored. A value can therefore not be recovered from its
+pseudonym, and pseudonyms of two files cannot be compared.
 """
 
 import re
@@ -73,7 +74,7 @@ class Redaction:
         return treated
 
     def values(self, raw: bytes, *names: str) -> list[Any]:
-        """Return these members of a row as `row` shows them. A member that the row does not have is None."""
+        """Return the members `names` of a row, redacted as in the method `row`. A missing member is None."""
         members = _members(raw) or {}
         return [self._value(name, bytes(members[name])) if name in members else None for name in names]
 
@@ -122,7 +123,7 @@ def _members(raw: bytes) -> Mapping[str, msgspec.Raw] | None:
 
 
 def _type_of(field: Mapping[str, Any]) -> str:
-    """Return the primitive type of a field, such as "int". Return "" for personal data and for arrays."""
+    """Return the primitive type of a schema field, such as "int". Return "" for a personal or an array field."""
     if field.get("pii"):
         return ""
     kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]

@@ -305,7 +305,7 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return for each of `rows`, which are sorted by key, whether it is the last one with its key."""
+    """Return one boolean per row: whether it is the last row with its key. `rows` must be sorted by key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last

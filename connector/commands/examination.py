@@ -238,8 +238,8 @@ class Examination:
 def _low_limits(standing: TopicFindings) -> str:
     """Return the part of a message that names topics with a low maximum record size, or "" if there are none."""
     words = (
-        f"; topic {topic} accepts at most {limit} bytes (max.message.bytes): batches are made to fit, and longer rows "
-        f"become dead letters; raise the limit with: {raise_command(topic)}"
+        f"; topic {topic} accepts at most {limit} bytes (max.message.bytes), so longer rows become dead letters; "
+        f"raise the limit with: {raise_command(topic)}"
         for topic, limit in standing.limits.items()
     )
     return "".join(words)

@@ -1,6 +1,6 @@
 """State of every tenant. It is computed from the committed state and from the commands that no worker has applied yet.
 
-This needs no running worker.
+No worker needs to run for this.
 """
 
 from collections.abc import Iterable

@@ -3,8 +3,8 @@
 1. The scheduler that the service uses also decides what the simulation reads. The forecast has no formula of its own
    that could differ from the service.
 2. The simulation starts as if each sweep had just ended a run. It runs for at most a day before measuring begins.
-3. A configuration that exceeds the budget is simulated a second time without a budget, which shows how many requests
-   it would need.
+3. If the sweeps exceed the request budget, they are simulated a second time without a budget. This shows how many
+   requests they need.
 """
 
 from collections.abc import Sequence
@@ -160,8 +160,8 @@ def _run_each(
 ) -> Simulation:
     """Simulate until the sweep with the longest cadence has ended a run, and return the simulation.
 
-    That sweep becomes due only after the other sweeps have run a few times. With a request budget, stop earlier if a
-    sweep is due again before its run has ended.
+    By then, the other sweeps have run at least once. With a request budget, the simulation ends earlier if a sweep is
+    due again before its run has ended.
     """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
@@ -197,9 +197,9 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return the delay of rows that appear in Graph `late_s` seconds after their calls began.
+    """Return how long rows wait in Graph until a sweep reads them, if they appear `late_s` seconds after call start.
 
-    `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear outside of it are ignored.
+    Only rows that appear within `span` are measured. `span` is a part of the simulation, in seconds since `begin`.
     """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     appeared = np.arange(span[0], span[1], step)

@@ -200,9 +200,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
                 f"the deepest overlap is {duration_text(max(sweep.overlap for sweep in rules.sweeps))}."
             )
     if per_minute > _DOCUMENTED_LIMIT:
-        warnings.append(
-            f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests per minute. It refuses further requests."
-        )
+        warnings.append(f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests per minute. Graph refuses more.")
     return warnings
 
 
@@ -214,7 +212,7 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
     needed = min(most, math.ceil(result.total / 60 / 0.9))
     if per_minute < needed and plan_forecast.fit(rules, case.calls, needed, concurrency, now):
         advice.append(
-            f"With requests_per_minute = {needed}, the sweeps would fit, provided that no other client reads this log."
+            f"With requests_per_minute = {needed}, the sweeps would fit, if no other client reads the tenant's calls."
         )
     changed = plan_forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
     if changed is not None:

@@ -33,10 +33,10 @@ class Calls(Protocol):
         """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the expected number of rows that appear on pages already read, while the rest of a page chain is read.
+        """Return how many rows are expected to appear on pages that a page chain has already passed.
 
-        Each of these rows shifts another row to the next page. The chain has `pages` pages and is read from `since` to
-        `until`, in the order in which the calls began.
+        Each of these rows shifts another row to the next page. The page chain has `pages` pages, in the order of call
+        start. It is read from `since` to `until`.
         """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
@@ -50,7 +50,10 @@ class Calls(Protocol):
 
 
 class Volume:
-    """Number of calls in each hour of a period, which repeats forever. A period begins at the epoch."""
+    """Model of the calls of a tenant: the number of calls in each hour of a period that repeats forever.
+
+    The first period begins at the epoch.
+    """
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
         """Set the number of calls in each hour of the period.
@@ -86,10 +89,10 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the expected number of rows that appear on pages already read, while the rest of a page chain is read.
+        """Return how many rows are expected to appear on pages that a page chain has already passed.
 
-        For each boundary between two pages, the rows that appear before it are counted. The result is the mean of these
-        counts.
+        The result is a mean over all boundaries between two pages. For each boundary, the rows that appear before it
+        are counted.
         """
         if self._lateness is None or pages < 2:
             return 0.0
@@ -156,7 +159,9 @@ def evenly(calls_per_day: float) -> Volume:
 def from_index(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Estimate the calls per hour from the deduplication index. Return them, and the seconds after which they repeat.
+    """Estimate the calls per hour from the deduplication index.
+
+    Return them as a `Volume`, and the number of seconds after which they repeat.
 
     `rows_per_hour` is the number of rows in each hour of call time. `first` is the first of these hours, counted since
     the epoch.

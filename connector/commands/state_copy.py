@@ -4,7 +4,7 @@ The steps are:
 
 1. Check that the source has no open transaction, and that no worker of either app runs.
 2. Write a marker into each shard of the target, so that workers refuse to start. Then check again that no worker runs.
-3. Write the records that the target lacks, and remove records that an interrupted copy has left over.
+3. Write the records that the target lacks, and remove records that an interrupted copy has left behind.
 4. Restore each shard and compare it with the source. Check that the source has not changed during the copy.
 5. Write into each marker that the copy is complete. Then remove the markers.
 """

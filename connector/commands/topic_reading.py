@@ -12,7 +12,7 @@ from connector.kafka.records import Bounds, Offsets, Records
 
 
 class TopicReading:
-    """Reader of a topic in several steps. It stores the offsets up to which it has read."""
+    """Reader of a topic that can continue where it last stopped, when the topic has more records."""
 
     def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
         self.name = name

@@ -1,8 +1,7 @@
 """Implementation of `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
 First, the topic is read up to the end that it had at the start. Then Graph is read, with a request budget in addition
-to that of a running worker. Finally, rows that are missing on the topic are searched for in the records that were
-published meanwhile.
+to that of a running worker. Finally, the records that were published meanwhile are searched for the missing rows.
 """
 
 import asyncio

@@ -73,9 +73,9 @@ def notes(
 ) -> list[str]:
     """Return the notes of the report, which explain its counts.
 
-    `everys` has one value per row that is missing or differs on the topic: the shortest cadence of the sweeps that
-    still read the row, or None if no sweep reads it any more. `differing` and `pending` are numbers of rows. `foreign`
-    is the number of records that are not rows of this connector.
+    `everys` has one value per row that is missing or differs on the topic. It is the shortest cadence of the sweeps
+    that still read the row, or None if no sweep reads it any more. `differing` and `pending` are numbers of rows.
+    `foreign` is the number of records that are not rows of this connector.
     """
     found = []
     counts = Counter(everys)

@@ -123,10 +123,10 @@ class Stage:
         return reader.follow(from_beginning(places), _TICK_S)
 
     def _read_rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
-        """Read the records that were not read yet, up to the current end of each partition, and return them.
+        """Return the records that were not read yet, up to the current end of each partition.
 
-        The service has ended its last transaction. Wait for its commit or abort markers, which brokers may still be
-        writing.
+        Call it after the service has stopped. Brokers may still be writing the commit or abort markers of the last
+        transaction, so the method waits for them.
         """
         arrivals.close()
         rest = reader.read_to_end(reader.next, decided_within_s=_DECIDED_S)
@@ -161,7 +161,7 @@ class Stage:
             if frozen is not None and await self._was_read_since(frozen):
                 return
             left_s = max(0, round(self._span_s - passed_s))
-            phase = "reading all once more" if frozen else f"{left_s} s left"
+            phase = "reading all calls once more" if frozen else f"{left_s} s left"
             screen.progress(passed_s / self._span_s, phase, self._counts())
             screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
@@ -207,7 +207,7 @@ class Stage:
 def _calls() -> Options:
     """Return the options of the simulator for the demo.
 
-    The calls are short, and the lateness of the rows is set so that every kind of event occurs within 30 seconds.
+    Calls are short and most rows appear soon, so that new rows, revisions and dead letters occur within 30 seconds.
     """
     return Options(
         seed=_SEED,

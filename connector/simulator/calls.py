@@ -59,9 +59,9 @@ def mix_one(word: int) -> int:
 
 
 def draw(keys: Words, first: int, count: int) -> Words:
-    """Return a random 64-bit word for each of the slots [first, first + count) of each key.
+    """Return `count` random 64-bit words for each key, from the slot number `first` on.
 
-    The array has one row per slot and one column per key.
+    The same key and slot number always give the same word. The array has one row per slot and one column per key.
     """
     steps = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return mix(keys[None, :] + steps[:, None])
@@ -171,9 +171,10 @@ class Block:
         return int(np.searchsorted(self._sorted, at_ms, side="right"))
 
     def view(self, at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
-        """Return the positions of the calls whose rows are visible at `at_ms`, and every row's version number then.
+        """Return which rows are visible at `at_ms`, and with which version.
 
-        The version number is -1 if the row is not visible yet.
+        The first array has the positions of the calls whose rows are visible. The second array has one version number
+        per call, which is -1 if the row is not visible yet.
         """
         if at_ms >= self.settled_ms:
             if self._final is None:
@@ -194,7 +195,7 @@ class Block:
         return self.changes[call][version - 1].start_ms if version else int(self.start[call])
 
     def visible_from(self, call: int, version: int) -> int:
-        """Return the time from which a version is visible, in ms."""
+        """Return the time from which a version of a row is visible, in epoch milliseconds."""
         return self.changes[call][version - 1].visible_ms if version else int(self.visible[call])
 
     def version_count(self, call: int) -> int:

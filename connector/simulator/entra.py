@@ -76,7 +76,7 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest, ten
 
 
 def _basic_credentials(authorization: str) -> dict[str, str]:
-    """Return `client_id` and `client_secret` from an Authorization header, under the names that a request body has.
+    """Return the `client_id` and the `client_secret` that an Authorization header holds.
 
     The header must use the method client_secret_basic (RFC 6749, section 2.3.1). For any other header, the result is
     empty.

@@ -340,9 +340,9 @@ async def _send(world: World, question: _Question, body: bytes, page: ServedPage
 
 
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a part of the body, and close the connection.
+    """Send only the first part of the body, and close the connection.
 
-    In half of the cases, discard data that is still in the send buffer.
+    At random, in half of the cases, also discard the data that is still in the send buffer.
     """
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     finish(world, question.note, response)

@@ -215,7 +215,7 @@ class Simulator:
             self._reopening = asyncio.create_task(self._reopen(for_s), name="simulator-reopen")
 
     async def accept(self) -> None:
-        """Start to listen again on the same port."""
+        """Listen again on the same port, after `refuse` has closed it."""
         if self._site is None:
             await self._listen(self.port)
 

@@ -34,7 +34,7 @@ async def answer(world: World, request: web.Request) -> web.StreamResponse:
 
 def _answer(world: World, request: web.Request) -> tuple[int, dict[str, object]]:
     if request.path != PATH or request.method != "GET":
-        return 404, _error("not_found", "There is no such thing.")
+        return 404, _error("not_found", "This path does not exist.")
     if world.faults.setting("sign_in_down", None):
         return 503, _error("temporarily_unavailable", "The service is being updated.")
     if request.headers.get("Metadata", "").lower() != "true":

@@ -58,7 +58,7 @@ class Spread:
 
     @classmethod
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
-        """Parse a distribution. `text` is a name in `names`, or has the form "SHARE:FROM-TO,…".
+        """Parse a distribution. `text` has the form "SHARE:FROM-TO,…", or is a name that `names` maps to that form.
 
         Raises ValueError with the reason for any other text.
         """

@@ -80,9 +80,10 @@ class Version(NamedTuple):
 
 
 class CallLog:
-    """Call log of one tenant. Several tenants may share the caches `index` and `texts`.
+    """Call log of one tenant, which returns its rows in pages.
 
-    The parameter `at_ms` of a method is the simulated current time. Rows that appear later are left out.
+    Several tenants may share the caches: `index` has blocks of calls, `texts` has the JSON text of rows. In each
+    method, `at_ms` is the simulated current time. Rows that appear later are left out.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ class _Body(NamedTuple):
 class Texts:
     """JSON text of all rows of one block.
 
-    `first` has the first version of each row, in the order of the calls. `later` has the other versions. Their keys
+    `first` has the first version of each row, in the order of the calls. `later` has the other versions. Its keys
     consist of the call's position in the block and the version number.
     """
 

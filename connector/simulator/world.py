@@ -55,7 +55,7 @@ class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class TenantServed(msgspec.Struct, frozen=True):
-    """Numbers of different versions and of different rows that were sent in complete responses with status 200."""
+    """Count of the different row versions, and of the different rows, that clients received completely."""
 
     versions: int
     rows: int
@@ -183,7 +183,7 @@ class World:
 
     @staticmethod
     def monotonic_s() -> float:
-        """Return the time for throttling in monotonic seconds. It is always the real time."""
+        """Return the monotonic time in seconds, for throttling. It does not depend on the clock of the data."""
         return time.monotonic()
 
     def freeze(self, *, on: bool) -> None:

@@ -382,7 +382,7 @@ async def test_status_fault_responds_with_its_http_status(start: Clients, fault:
 
 
 @pytest.mark.parametrize("status", [500, 400])
-async def test_unservable_fault_fails_ranges_that_contain_the_instant(start: Clients, status: int) -> None:
+async def test_unservable_fault_fails_ranges_that_contain_the_given_time(start: Clients, status: int) -> None:
     instant = NOON - DAY / 2
     client = await start(faults={"unservable": 1, "unservable_at": instant.isoformat(), "unservable_status": status})
     for first, end, expected in (

@@ -85,7 +85,7 @@ def test_rolling_broker_restarts_keep_exactly_once(
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_sweeps_that_outpace_commits_keep_exactly_once(
+def test_sweeps_faster_than_commits_keep_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """Many runs become due while a frozen broker commits nothing.

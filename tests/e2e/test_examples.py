@@ -231,7 +231,7 @@ def test_documented_example_exits_0(scene: Scene, tmp_path: Path, example: Examp
         ("| `connector pause` | Stops reading: `--tenant contoso`. |\n", ["connector pause --tenant contoso"]),
     ],
 )
-def test_examples_of_a_page_are_found(text: str, found: list[str]) -> None:
+def test_command_examples_in_a_page_are_found(text: str, found: list[str]) -> None:
     assert [*map(str, examples.in_page(text))] == found
 
 
@@ -246,7 +246,7 @@ def test_help_of_each_command_has_an_example_of_it() -> None:
             assert (f"connector {name} --help", name) in shown, text
 
 
-def test_examples_are_found_and_cover_commands_without_credentials() -> None:
+def test_found_examples_cover_commands_that_need_no_credentials() -> None:
     places = {place for found in FOUND.values() for place in found}
     assert places >= {"README.md", "docs/interface.md", "docs/operating.md", "docs/runbook.md", "connector run --help"}
     assert {"status", "jobs", "pause", "resume", "cancel", "plan"} <= {e.name for e in FOUND} & offline_commands()

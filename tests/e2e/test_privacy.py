@@ -257,7 +257,7 @@ def test_pseudonymized_key_maps_each_user_to_one_partition(
     assert not clear & {row.fields["userId"] for row in found.rows if row.fields["userId"]}
 
 
-def test_record_key_is_the_row_id_if_its_field_is_dropped(
+def test_record_key_is_the_row_id_if_privacy_drops_the_key_field(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.2, calls_per_day=600, frozen=True)

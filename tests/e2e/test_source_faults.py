@@ -84,7 +84,7 @@ def test_tokens_refused_by_graph_keep_exactly_once(bench: Bench, settings: Setti
     assert len(bench.check(source).rows) > 1_800
 
 
-def test_no_row_is_delayed_by_an_instant_that_graph_cannot_serve(bench: Bench, settings: Settings) -> None:
+def test_second_that_graph_cannot_serve_delays_no_other_row(bench: Bench, settings: Settings) -> None:
     """The gap is reported with its cause, and its rows arrive when the fault ends."""
     source = bench.simulate(**SMALL)
     (tenant,) = source.tenants

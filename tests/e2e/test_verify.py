@@ -110,7 +110,7 @@ def test_verify_command_passes_for_a_complete_topic(published: Published) -> Non
     assert text.endswith("identical")
 
 
-def test_verify_command_finds_each_planted_fault(published: Published, topic: str) -> None:
+def test_verify_command_reports_each_kind_of_difference(published: Published, topic: str) -> None:
     """The faults: a row removed, a row repeated, a field changed, and a dead letter removed."""
     versions = published.versions()
     removed, repeated, changed = list(versions)[:3]

@@ -333,7 +333,7 @@ def test_chart_notes_name_missing_values(tmp_path: Path) -> None:
     assert "prometheusRule.runbookUrl" not in rendered(f"--values={values_file('platform')}")
 
 
-def test_values_set_scheduling_and_pull_secrets_of_the_pods(render: Callable[..., Resources]) -> None:
+def test_helm_values_set_scheduling_and_pull_secrets_of_the_pods(render: Callable[..., Resources]) -> None:
     values = yaml.safe_load(Path(values_file("platform")).read_text(encoding="utf-8"))
     resources = render("platform")
     deployment = resources["Deployment"]
@@ -358,7 +358,7 @@ def test_values_set_scheduling_and_pull_secrets_of_the_pods(render: Callable[...
         assert resource["metadata"]["annotations"]["example.org/owner"] == "telephony"
 
 
-def test_values_set_ip_families_and_metric_relabelings(render: Callable[..., Resources]) -> None:
+def test_helm_values_set_ip_families_and_metric_relabelings(render: Callable[..., Resources]) -> None:
     resources = render("platform")
     assert resources["Service"]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
     assert resources["Service"]["spec"]["ipFamilies"] == ["IPv6", "IPv4"]
@@ -367,7 +367,7 @@ def test_values_set_ip_families_and_metric_relabelings(render: Callable[..., Res
     assert endpoint["metricRelabelings"][0]["action"] == "drop"
 
 
-def test_values_set_thresholds_and_runbook_url_of_alerts(render: Callable[..., Resources]) -> None:
+def test_helm_values_set_thresholds_and_runbook_url_of_alerts(render: Callable[..., Resources]) -> None:
     rules = [rule for group in render("platform")["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
     expressions = {(rule["alert"], rule["labels"]["severity"]): rule["expr"] for rule in rules if "alert" in rule}
     assert "> 1800" in expressions["DirectRoutingLag", "warning"]

@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_flaky_result_is_reported_and_fails_when_it_recurs(project: Path) -> None:
+def test_flaky_test_passes_the_run_once_and_fails_it_next_time(project: Path) -> None:
     today = datetime.now(UTC).date()
     for time, code in ((1, 0), (2, 1)):
         (project / "runs").unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def test_flaky_result_is_reported_and_fails_when_it_recurs(project: Path) -> Non
         assert (project / flaky.FILE).read_text(encoding="utf-8").splitlines() == [f"{today} {NAME}"] * time
 
 
-def test_failure_that_recurs_alone_is_not_flaky(project: Path) -> None:
+def test_failure_that_recurs_when_run_alone_is_not_flaky(project: Path) -> None:
     assert run(project).returncode == 1
     (project / "runs").unlink()
     second_run = run(project, "-p", "tests.flaky")

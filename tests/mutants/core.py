@@ -22,7 +22,7 @@ CORE = (
         "connector/pipeline/sweeper.py",
         "self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM",
         "NO_ROOM",
-        "tests/unit/test_page_memory.py -k test_republishing_backfill_respects_the_page_memory_limit",
+        "tests/unit/test_page_memory.py -k test_backfill_with_again_respects_the_page_memory_limit",
     ),
     Mutant(
         "a run starts before Graph has confirmed the time",
@@ -93,7 +93,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        f"{_HORIZON} -k test_longer_horizon_does_not_make_expired_time_readable",
+        f"{_HORIZON} -k test_call_time_beyond_the_old_horizon_stays_unreadable",
     ),
     Mutant(
         "windows begin in call time whose rows expire",
@@ -360,7 +360,7 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         "return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]",
         "return []",
-        f"{_MODEL} -k test_restarted_model_worker_republishes_nothing",
+        f"{_MODEL} -k test_restarted_worker_of_the_model_republishes_nothing",
     ),
     Mutant(
         "a full record of the dedup index is overwritten",
@@ -388,7 +388,7 @@ CORE = (
         "connector/core/instants.py",
         'int(fraction[:3].ljust(3, "0"))',
         'round(float("0." + fraction) * 1000)',
-        "tests/unit/test_rows.py -k test_instant_is_truncated_to_milliseconds_with_any_offset",
+        "tests/unit/test_rows.py -k test_timestamp_with_any_utc_offset_is_truncated_to_milliseconds",
     ),
     Mutant(
         "an invalid row counts as a version of the row with its id",

@@ -25,14 +25,14 @@ KAFKA = (
         "connector/kafka/fatal_errors.py",
         "if isinstance(error, KafkaError):",
         "if isinstance(error, KafkaException):",
-        "tests/unit/test_idempotence.py -k test_fatal_error_that_is_no_exception_is_raised_as_one",
+        "tests/unit/test_idempotence.py -k test_kafka_error_object_is_raised_as_a_kafka_exception",
     ),
     Mutant(
         "any fatal error ends the use of idempotent producers",
         "connector/kafka/idempotence.py",
         "if _cause(producer, error).code() not in UNSUPPORTED:",
         "if not _cause(producer, error).code():",
-        "tests/unit/test_idempotence.py -k test_other_errors_keep_producers_idempotent",
+        "tests/unit/test_idempotence.py -k test_unrelated_fatal_error_keeps_producers_idempotent",
     ),
     Mutant(
         "an incomplete copy of the state is used",

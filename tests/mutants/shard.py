@@ -89,7 +89,7 @@ SHARD = (
         _CHAINS,
     ),
     Mutant(
-        "a slice of a republishing backfill counts before its rows are handed over",
+        "a slice of a backfill with --again counts before its rows are handed over",
         "connector/pipeline/sweeper.py",
         _HANDED_OVER,
         _COUNTED_FIRST,

@@ -78,7 +78,7 @@ def test_missing_ranges_are_those_not_read_since_a_given_time(reads: _Reads, win
 
 
 @given(_reads, _windows, st.integers(0, 60))
-def test_ranges_that_were_not_read_late_enough_are_found(reads: _Reads, window: Window, overlap: int) -> None:
+def test_seconds_last_read_before_the_overlap_passed_are_found(reads: _Reads, window: Window, overlap: int) -> None:
     coverage, model = covered(reads)
     inside = range(seconds(window.start), seconds(window.end))
     # A call may begin at the very end of its second.
@@ -87,7 +87,7 @@ def test_ranges_that_were_not_read_late_enough_are_found(reads: _Reads, window: 
 
 
 @given(_reads, st.integers(0, _LENGTH), st.integers(0, 60))
-def test_complete_time_ends_at_the_first_second_read_too_early(reads: _Reads, start: int, overlap: int) -> None:
+def test_complete_call_time_ends_at_the_first_second_read_too_early(reads: _Reads, start: int, overlap: int) -> None:
     coverage, model = covered(reads)
     through = start
     while through < _LENGTH and model[through][0] != _NEVER and model[through][0] >= through + 1 + overlap:

@@ -111,7 +111,7 @@ def test_backfill_wholly_beyond_the_horizon_fails() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_only_republishing_backfill_reads_expired_call_time(*, again: bool) -> None:
+def test_only_backfill_with_again_reads_call_time_beyond_the_horizon(*, again: bool) -> None:
     shown = world(72)
     topics = poll(TWELVE, shown, every(600.0, 0, 72 * HOUR_S))
     published = len(topics.rows)
@@ -130,7 +130,7 @@ def test_only_republishing_backfill_reads_expired_call_time(*, again: bool) -> N
         assert len(topics.rows) == published + 1
 
 
-def test_longer_horizon_does_not_make_expired_time_readable() -> None:
+def test_call_time_beyond_the_old_horizon_stays_unreadable() -> None:
     raised = timedelta(days=5)
     assert horizon.readable_from(moment(59 * HOUR_S), raised, moment(72 * HOUR_S)) == moment(59 * HOUR_S)
 
@@ -233,7 +233,7 @@ class TestSlowChains:
         newest = [read for read in change.state.coverage.reads if read.at >= moment(30 * HOUR_S)]
         assert min(read.start for read in newest) == before, "call time whose rows were left out does not count"
 
-    def test_republishing_backfill_publishes_rows_beyond_the_horizon(self) -> None:
+    def test_backfill_with_again_publishes_rows_beyond_the_horizon(self) -> None:
         _, worker = self.read(again=True)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (24, 0)
@@ -267,7 +267,7 @@ class TestOlderRecords:
         text = (record.value or b"").replace(b'"forgotten_before":%d' % known.forgotten_before.timestamp(), b'"x":0')
         return state.restore({record.key: text}).checkpoints["t"].state
 
-    def test_call_time_cut_by_the_horizon_is_not_a_gap(self) -> None:
+    def test_call_time_beyond_the_horizon_is_not_a_gap(self) -> None:
         known = committed(poll(TWELVE, world(40), every(600.0, 0, 40 * HOUR_S)))
         cut = moment(28 * HOUR_S)
         reads = tuple(read._replace(start=max(read.start, cut)) for read in known.coverage.reads if read.end > cut)
@@ -315,7 +315,7 @@ def test_progress_continues_after_the_clock_was_set_back() -> None:
     assert len(topics.progress) > count
 
 
-def test_list_of_missed_ranges_is_merged_to_at_most_200() -> None:
+def test_missed_ranges_are_merged_into_at_most_200() -> None:
     missed = [Window(moment(n * 100.0), moment(n * 100.0 + 10)) for n in range(500)]
     kept = horizon.bounded(missed)
     assert len(kept) == 200

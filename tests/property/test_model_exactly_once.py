@@ -151,7 +151,7 @@ def test_live_sweep_finds_a_row_within_one_cadence() -> None:
     assert [record.id for record in topics.rows] == ["soon"]
 
 
-def test_restarted_model_worker_republishes_nothing() -> None:
+def test_restarted_worker_of_the_model_republishes_nothing() -> None:
     rng = random.Random(3)
     world = World(some_calls(rng, 80, 7200, 600))
     topics = poll(THREE, world, every(60.0, 0, 9000))

@@ -196,7 +196,7 @@ class TestDeadLetters:
         bench.commit()
         assert published_versions(bench.read(row("bad", duration=1))) == [("bad", 0)]
 
-    def test_invalid_revision_does_not_change_the_known_revision(self) -> None:
+    def test_invalid_version_of_a_row_keeps_the_last_valid_revision(self) -> None:
         bench = Bench()
         bench.read(row("bad", duration=1))
         bench.commit()
@@ -349,7 +349,7 @@ class TestTransactionRecords:
         assert [gap_seconds(30), gap_seconds(60), gap_seconds(120)] == [[], [gap_s], []]
         assert bench.tenant_state.checkpoint.state.sweeps == state.sweeps
 
-    def test_rewritten_rows_cause_new_progress_records_at_once(self) -> None:
+    def test_rows_written_again_cause_new_progress_records_at_once(self) -> None:
         """Rows that were written again have new offsets, so earlier progress records do not count any more."""
         bench = Bench()
         self.sweep_through(bench, 0.0)

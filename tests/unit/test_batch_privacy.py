@@ -84,7 +84,7 @@ def test_dedup_of_dead_letters_uses_the_unmasked_row() -> None:
     assert bench.read([NUMBER]).dead_letters[-1].value == b""
 
 
-def test_pseudonymized_dead_letter_over_the_limit_has_no_value() -> None:
+def test_pseudonymized_dead_letter_that_is_too_long_has_no_value() -> None:
     """A record that brokers always refuse would stop the tenant forever."""
     members = ",".join('"callerNumber":"a"' for _ in range(20_000))
     key = PseudonymKey(b"1" * 32)

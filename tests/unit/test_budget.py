@@ -284,7 +284,7 @@ def test_retry_after_header_counts_as_at_most_an_hour(value: str) -> None:
     assert wait_s is None or 0 < wait_s <= LONGEST_RETRY_AFTER_S
 
 
-def test_retry_after_date_uses_the_server_clock() -> None:
+def test_retry_after_date_is_relative_to_the_server_clock() -> None:
     value = "Sun, 01 Mar 2026 12:00:20 GMT"
     assert retry_after_s(value, NOW - timedelta(minutes=5)) == 320.0
 

@@ -20,7 +20,7 @@ def test_finished_file_is_json_and_readable_by_its_owner_only(tmp_path: Path) ->
     assert json.loads(path.read_text()) == {"requests": [], "summary": {"rows": 0}}
 
 
-def test_file_on_a_full_disk_is_removed(tmp_path: Path) -> None:
+def test_support_case_file_is_removed_if_the_disk_is_full(tmp_path: Path) -> None:
     path = tmp_path / "case.json"
     full = os.open("/dev/full", os.O_WRONLY)
 
@@ -36,7 +36,7 @@ def test_file_on_a_full_disk_is_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+def test_symbolic_link_at_the_output_path_is_not_followed(tmp_path: Path) -> None:
     link = tmp_path / "case.json"
     link.symlink_to(tmp_path / "other.json")
     with pytest.raises(ConfigurationError, match="exists and is not overwritten"):

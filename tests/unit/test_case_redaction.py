@@ -59,7 +59,7 @@ def test_value_that_microsoft_needs_stays_readable(redaction: Redaction, name: s
         ("startDateTime", "\uff12026-03-01T12:00:00Z"),
     ],
 )
-def test_any_other_value_becomes_a_pseudonym(redaction: Redaction, name: str, value: object) -> None:
+def test_value_that_may_be_personal_becomes_a_pseudonym(redaction: Redaction, name: str, value: object) -> None:
     raw = json.dumps({name: value}).encode()
     row = redaction.row(raw)
     assert isinstance(row, dict)
@@ -76,7 +76,7 @@ def test_row_that_cannot_be_read_holds_pseudonyms_only(redaction: Redaction, raw
     assert all(map(is_pseudonym, row.values() if isinstance(row, dict) else [row]))
 
 
-def test_personal_number_of_the_schema_becomes_a_pseudonym() -> None:
+def test_integer_field_with_personal_data_becomes_a_pseudonym() -> None:
     field: dict[str, Any] = {"name": "extension", "since": "v1.0", "type": ["null", "int"]}
     assert Redaction({"fields": [field]}).row(b'{"extension":4711}') == {"extension": 4711}
     row = Redaction({"fields": [field | {"pii": True}]}).row(b'{"extension":4711}')
@@ -84,7 +84,7 @@ def test_personal_number_of_the_schema_becomes_a_pseudonym() -> None:
     assert is_pseudonym(row["extension"])
 
 
-def test_path_shows_the_call_without_the_gateway(redaction: Redaction) -> None:
+def test_path_of_a_call_log_request_is_shown_without_the_gateway(redaction: Redaction) -> None:
     call = CALL.format(NOON)
     url = URL(f"https://gateway.example/secret-part/v1.0/{call.replace(':', '%3A')}?$skip=1000", encoded=True)
     assert (redaction.path(url), redaction.query(url)) == (f"/v1.0/{call}", "$skip=1000")
@@ -93,7 +93,7 @@ def test_path_shows_the_call_without_the_gateway(redaction: Redaction) -> None:
 @pytest.mark.parametrize(
     "path", ["v1.0/users/alice", f"v1.0/{CALL.format('+4930123456')}", f"v1.0/{CALL.format(NOON)}/alice"]
 )
-def test_other_path_becomes_a_pseudonym(redaction: Redaction, path: str) -> None:
+def test_path_of_any_other_request_becomes_a_pseudonym(redaction: Redaction, path: str) -> None:
     assert is_pseudonym(redaction.path(URL(f"https://graph.example/{path}", encoded=True)))
 
 
@@ -106,7 +106,7 @@ def test_skip_token_and_unknown_parameters_become_pseudonyms(redaction: Redactio
     assert top == "$top=5"
 
 
-def test_headers_keep_what_support_asks_for() -> None:
+def test_headers_that_support_asks_for_stay_readable() -> None:
     info = '{"ServerInfo":{"DataCenter":"West Europe","Slice":"E","Ring":"5","RoleInstance":"10.0.0.1"}}'
     headers = {
         "request-id": GUID,
@@ -142,7 +142,7 @@ def test_unreadable_server_information_is_removed(text: str) -> None:
         (b'{"error":{}}', None),
     ],
 )
-def test_error_code_is_a_word_or_nothing(body: bytes, code: str | None) -> None:
+def test_shown_error_code_is_a_single_word_or_none(body: bytes, code: str | None) -> None:
     assert visible_error_code(body) == code
 
 

@@ -77,7 +77,7 @@ def test_time_range_may_reach_from_the_horizon_to_now() -> None:
         ("-1d", "2026-03-09", "--to: "),
     ],
 )
-def test_invalid_time_range_gives_one_sentence(begin: str, end: str, says: str) -> None:
+def test_invalid_time_range_is_explained_in_one_sentence(begin: str, end: str, says: str) -> None:
     with pytest.raises(ConfigurationError) as wrong:
         read_window(begin, end, NOW, HORIZON)
     assert len(wrong.value.problems) == 1

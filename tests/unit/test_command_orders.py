@@ -113,7 +113,7 @@ def test_tenant_without_failure_has_state_ok_or_catching_up() -> None:
     assert (late["state"], late["reason"], late["lag_seconds"]) == ("catching_up", "no worker is running", 240)
 
 
-def test_unread_time_is_gaps_plus_lag_and_has_an_estimated_end() -> None:
+def test_unread_seconds_are_gaps_plus_lag_with_an_estimated_end() -> None:
     nothing = tenant_json(checkpoint(None))
     assert (nothing["gap_seconds"], nothing["unread_seconds"]) == (0, 24 * 3600)
     assert nothing["unread_from"] == "2026-03-09T12:00:00.000Z"

@@ -163,7 +163,7 @@ class TestDefaults:
     def test_byte_order_mark_of_the_configuration_file_is_ignored(self, tmp_path: Path) -> None:
         assert settings(tmp_path, "\ufeff" + VALID).tenants[0].id == TENANT
 
-    def test_unquoted_toml_instant_is_accepted(self, tmp_path: Path) -> None:
+    def test_unquoted_toml_datetime_is_accepted(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID + "start = 2026-01-31T01:00:00+01:00")
         assert got.tenants[0].start == datetime(2026, 1, 31, tzinfo=UTC)
 
@@ -1013,7 +1013,7 @@ def test_privacy_settings_drop_unknown_json_members_by_default(tmp_path: Path) -
     assert kept.additional_properties == "keep"
 
 
-def test_privacy_variable_names_a_field_in_any_case(tmp_path: Path) -> None:
+def test_privacy_variable_accepts_a_field_name_in_any_case(tmp_path: Path) -> None:
     variables = {
         "CONNECTOR_ROWS__PRIVACY__CALLERNUMBER": "drop",
         "connector_rows__privacy__userPrincipalName": "mask",

@@ -31,7 +31,7 @@ def test_duration_is_parsed_and_shown_as_written(number: int, unit: str) -> None
 
 
 @given(st.integers(0, 3_000_000_000_000))
-def test_computed_duration_is_shown_in_its_largest_unit(milliseconds: int) -> None:
+def test_duration_text_has_the_largest_unit_that_divides_it(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
     text = duration_text(duration)
     assert parse_duration(text) == duration
@@ -40,7 +40,7 @@ def test_computed_duration_is_shown_in_its_largest_unit(milliseconds: int) -> No
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(900, "15m"), (86_400, "1d"), (90, "90s"), (0, "0s"), (0.25, "250ms")])
-def test_computed_duration_examples_are_shown_in_one_unit(seconds: float, text: str) -> None:
+def test_duration_text_has_exactly_one_unit(seconds: float, text: str) -> None:
     assert duration_text(timedelta(seconds=seconds)) == text
 
 
@@ -80,12 +80,12 @@ def test_duration_is_limited_to_a_hundred_years(text: str) -> None:
         ("-0s", timedelta(0)),
     ],
 )
-def test_instant_setting_is_parsed(text: str, instant: datetime | timedelta) -> None:
+def test_time_setting_accepts_a_timestamp_or_a_negative_duration(text: str, instant: datetime | timedelta) -> None:
     assert parse_instant(text) == instant
 
 
 @pytest.mark.parametrize("text", ["", "7d", "now", "2026-01-31", "2026-01-31T00:00:00", "0001-01-01T00:00:00Z", "--7d"])
-def test_invalid_instant_setting_is_refused(text: str) -> None:
+def test_invalid_time_setting_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an instant|positive duration"):
         parse_instant(text)
 

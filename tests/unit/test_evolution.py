@@ -234,7 +234,7 @@ def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_
 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
-def test_changed_known_member_is_a_revision_after_an_upgrade(api_version: str) -> None:
+def test_change_of_an_old_field_is_a_revision_after_an_upgrade(api_version: str) -> None:
     before, after = RowSchema(V1, api_version), RowSchema(AFTER, api_version)
     row = raw(KNOWN, BETA, LEARNED)
     assert outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"duration": 13})) == "revised"
@@ -286,7 +286,7 @@ def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 
-def test_republishing_backfill_keeps_older_fingerprints() -> None:
+def test_backfill_with_again_keeps_older_fingerprints() -> None:
     """All pages of a chain are committed as one.
 
     Rows of an older fingerprint version must not become false revisions.

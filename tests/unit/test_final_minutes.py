@@ -83,14 +83,14 @@ def test_emitted_minutes_do_not_depend_on_record_order(data: st.DataObject) -> N
     assert final_minutes.late == 0
 
 
-def test_minute_is_emitted_once_all_its_rows_were_read() -> None:
+def test_minute_is_emitted_after_all_its_rows_were_read() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []
     assert [minute.calls for minute in final_minutes.row(1, 0, row(2, 0.5))] == [2]
 
 
-def test_minute_is_emitted_once_offsets_of_aborted_rows_are_passed() -> None:
+def test_minute_is_emitted_after_offsets_of_aborted_rows_are_passed() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(1, [5, 0, 0])) == []

@@ -55,13 +55,13 @@ def test_shard_restarts_if_it_cannot_read_a_hanging_transaction(readable: Any) -
         was_committed({SEEN})
 
 
-def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
+def test_detecting_an_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
     readable(set(), {ROWS})
     assert not was_committed(set())
 
 
 @pytest.mark.parametrize(("transaction", "rows"), [("", set()), ("1", {("calls", 0), ("calls", 1)})])
-def test_transaction_of_an_older_version_is_not_aborted(
+def test_transaction_of_an_older_connector_version_is_not_aborted(
     monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[Place]
 ) -> None:
     """The state of an older version does not say where its rows are, so they could not be written again."""
@@ -75,7 +75,7 @@ def test_transaction_of_an_older_version_is_not_aborted(
 
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
-async def test_abort_is_certain_only_if_earlier_commits_are_visible(
+async def test_abort_is_verified_only_if_earlier_commits_are_visible(
     monkeypatch: pytest.MonkeyPatch, lost: dict[Place, list[Any]]
 ) -> None:
     transactions = Transactions(Clients("localhost:1", {}), "app-0")

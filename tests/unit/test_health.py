@@ -38,7 +38,7 @@ def test_transient_error_fails_an_idle_tenant_after_two_minutes() -> None:
     assert reason(health, 121.0) == "throttled"
 
 
-def test_failure_has_the_latest_reason_and_the_first_time() -> None:
+def test_tenant_failure_has_the_reason_of_the_latest_error() -> None:
     health = Health()
     health.failed_transiently("throttled", "429", 0.0)
     health.failed_transiently("unreachable", "503", 100.0)
@@ -72,7 +72,7 @@ def test_short_outage_does_not_hide_a_permanent_error() -> None:
     assert reason(health, 130.0) == "unreachable"
 
 
-def test_repeated_permanent_error_keeps_its_first_time() -> None:
+def test_repeated_permanent_error_keeps_the_time_of_the_first() -> None:
     health = Health()
     health.rejected("sign_in", "a", 1.0)
     health.rejected("sign_in", "b", 50.0)

@@ -53,7 +53,7 @@ def test_producer_without_idempotence_has_one_request_in_flight(name: str) -> No
     clients.check()
 
 
-def test_missing_idempotence_is_warned_of_once() -> None:
+def test_missing_idempotence_causes_one_warning() -> None:
     clients = new_clients()
     with capture_logs() as logged:
         assert give_up(clients, UNSUPPORTED)
@@ -63,12 +63,12 @@ def test_missing_idempotence_is_warned_of_once() -> None:
     assert "can be written twice" in warning["effect"]
 
 
-def test_fatal_error_is_explained_by_the_next_poll() -> None:
+def test_fatal_error_from_missing_idempotence_turns_idempotence_off() -> None:
     assert give_up(new_clients(), FATAL, UNSUPPORTED)
 
 
 @pytest.mark.parametrize("reason", [None, KafkaError.CLUSTER_AUTHORIZATION_FAILED])
-def test_other_errors_keep_producers_idempotent(reason: int | None) -> None:
+def test_unrelated_fatal_error_keeps_producers_idempotent(reason: int | None) -> None:
     clients = new_clients()
     assert not give_up(clients, FATAL, reason)
     assert clients.producer(None)["enable.idempotence"]
@@ -79,7 +79,7 @@ def test_commands_are_written_without_an_idempotent_producer() -> None:
     assert (settings["enable.idempotence"], settings["acks"]) == (False, "all")
 
 
-def test_fatal_error_that_is_no_exception_is_raised_as_one() -> None:
+def test_kafka_error_object_is_raised_as_a_kafka_exception() -> None:
     """confluent-kafka 2.16 raises a KafkaError, which no `except` clause catches. Python code cannot raise it."""
     error: Any = KafkaError(UNSUPPORTED)
     with pytest.raises(KafkaException) as raised:

@@ -12,7 +12,7 @@ _MOMENTS = st.datetimes(datetime(2, 1, 2), datetime(9998, 12, 30), timezones=st.
 
 
 @given(_MOMENTS, st.integers(-23 * 60 - 59, 23 * 60 + 59), st.integers(0, 9), st.sampled_from(["T", "t", " "]))
-def test_instant_is_parsed_in_any_spelling(moment: datetime, offset: int, digits: int, letter: str) -> None:
+def test_timestamp_is_parsed_in_any_valid_form(moment: datetime, offset: int, digits: int, letter: str) -> None:
     local = moment.astimezone(timezone(timedelta(minutes=offset)))
     fraction = f"{moment.microsecond:06d}000"[:digits]
     cut = timedelta(microseconds=int(fraction[:3].ljust(3, "0")) * 1000) if fraction else timedelta(0)
@@ -55,13 +55,13 @@ def test_instant_is_parsed_in_any_spelling(moment: datetime, offset: int, digits
         "/Date(1767225600000)/",
     ],
 )
-def test_invalid_graph_instant_is_refused(text: str) -> None:
+def test_invalid_graph_timestamp_is_refused(text: str) -> None:
     instants.parse_ms("2026-01-01T00:00:00Z")  # so that the minute is in the cache
     with pytest.raises(ValueError, match=r"."):
         instants.parse_ms(text)
 
 
-def test_column_of_instants_matches_parsing_each_value() -> None:
+def test_timestamps_are_parsed_equally_as_column_and_one_by_one() -> None:
     column = [
         "2026-01-01T00:00:00Z",
         None,
@@ -75,7 +75,7 @@ def test_column_of_instants_matches_parsing_each_value() -> None:
         instants.parse_column([*column, "2026-01-01T00:00:07.12x4Z"])
 
 
-def test_cache_of_parsed_instants_stays_small() -> None:
+def test_cache_of_parsed_timestamps_stays_small() -> None:
     for minute in range(60_000):
         instants.parse_ms(instants.text(instants.from_ms(minute * 60_000)))
     assert len(instants._minutes) <= instants._MINUTES_MAX
@@ -90,6 +90,6 @@ def test_milliseconds_and_datetimes_convert_to_each_other(milliseconds: int) -> 
     assert instants.parse_ms(instants.text(moment)) == milliseconds
 
 
-def test_instant_text_is_utc_with_milliseconds() -> None:
+def test_timestamp_text_is_utc_with_milliseconds() -> None:
     moment = datetime(2026, 3, 1, 1, 2, 3, 456_789, timezone(timedelta(hours=2)))
     assert instants.text(moment) == "2026-02-28T23:02:03.456Z"

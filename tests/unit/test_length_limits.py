@@ -54,7 +54,7 @@ def test_lowered_record_limit_stays_until_brokers_report_another() -> None:
     assert found.of("calls") == 30_000
 
 
-def test_too_long_record_is_named_with_its_length() -> None:
+def test_too_long_record_is_found_with_its_topic_and_length() -> None:
     records = [Outgoing("calls", b"k", b"v" * length) for length in (10, 500, 300)]
     assert limits(calls=400).too_long(records) == TooLong("calls", 501 + MOST_OVERHEAD)
     assert limits(calls=601).too_long(records) is None

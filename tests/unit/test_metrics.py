@@ -183,7 +183,7 @@ def test_metric_counters_start_at_0(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_metrics_contain_no_created_series(metrics: Metrics, tenant: TenantMetrics, accept: str) -> None:
+def test_metrics_have_no_series_with_the_suffix_created(metrics: Metrics, tenant: TenantMetrics, accept: str) -> None:
     tenant.batch_committed(1.0)
 
     assert b"_created" not in metrics.render(accept)[0]

@@ -76,7 +76,7 @@ def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     assert memory.bytes == 8
 
 
-def test_republishing_backfill_uses_half_of_the_page_memory_only() -> None:
+def test_backfill_with_again_uses_half_of_the_page_memory_only() -> None:
     memory, freed = PageMemory(max_bytes=20, page_bytes=2, chain_bytes=5), mock.Mock()
     chains = [memory.reserve_chain(freed) for _ in range(2)]
     assert memory.reserve_chain(freed) is None
@@ -105,7 +105,7 @@ async def test_cancelled_request_returns_its_page_memory() -> None:
     assert memory.bytes == 0
 
 
-async def test_cancelled_waiting_page_returns_its_page_memory() -> None:
+async def test_page_cancelled_at_a_full_buffer_returns_its_page_memory() -> None:
     memory, buffer = PageMemory(), Buffer(max_rows=1)
     await buffer.put_page(read(reserve(memory)))
     waiting = asyncio.create_task(buffer.put_page(read(reserve(memory))))
@@ -182,7 +182,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_republishing_backfill_respects_the_page_memory_limit() -> None:
+async def test_backfill_with_again_respects_the_page_memory_limit() -> None:
     """While brokers are unavailable, each tenant has a `backfill --again`.
 
     All rows are read once commits succeed again.

@@ -211,7 +211,7 @@ class TestValidity:
 
     @pytest.mark.parametrize("name", INSTANTS)
     @pytest.mark.parametrize("value", ["", "yesterday", "2026-13-45T10:00:00Z", "2026-01-01", "2026-01-01T25:00:00Z"])
-    def test_instant_member_with_invalid_text_is_invalid(self, name: str, value: str) -> None:
+    def test_row_with_an_invalid_timestamp_is_invalid(self, name: str, value: str) -> None:
         assert problem(text(**{name: value})) == f"{name}: expected an instant (RFC 3339)"
 
     def test_error_text_of_an_invalid_row_contains_no_value(self) -> None:
@@ -309,7 +309,7 @@ class TestValues:
             ("2026-01-01T05:45:00+05:45", 0),
         ],
     )
-    def test_instant_is_truncated_to_milliseconds_with_any_offset(self, spelling: str, milliseconds: int) -> None:
+    def test_timestamp_with_any_utc_offset_is_truncated_to_milliseconds(self, spelling: str, milliseconds: int) -> None:
         for _ in range(2):  # the second result comes from the cache
             assert values_of(text(startDateTime=spelling))["startDateTime"] == 1_767_225_600_000 + milliseconds
 
@@ -376,7 +376,7 @@ class TestRevised:
         assert is_revised(some, text(administrativeUnitInfos=[{"id": "v"}]), BETA)
         assert not is_revised(some, text(administrativeUnitInfos=[{"id": "u", "zz": 1}]), BETA)
 
-    def test_change_of_the_spelling_of_an_instant_is_a_revision(self) -> None:
+    def test_timestamp_written_in_another_form_is_a_revision(self) -> None:
         first = text(startDateTime="2026-01-01T00:00:00.5Z")
         assert is_revised(first, text(startDateTime="2026-01-01T00:00:00.500Z"))
         assert is_revised(first, text(startDateTime="2026-01-01T00:00:00.5+00:00"))
@@ -410,7 +410,7 @@ class TestRevised:
         assert not is_revised(plain, more, V1, V1)
         assert is_revised(plain, more, BETA, BETA)
 
-    def test_change_of_a_common_member_is_seen_across_api_versions(self) -> None:
+    def test_change_of_a_v1_member_is_a_revision_across_api_versions(self) -> None:
         changed = json.dumps({**WHOLE, "duration": 6, "userCountryCode": "DE"}).encode()
         assert is_revised(json.dumps(WHOLE).encode(), changed, V1, BETA)
         assert is_revised(changed, json.dumps(WHOLE).encode(), BETA, V1)

@@ -37,7 +37,7 @@ def test_alerts_and_runbook_headings_match() -> None:
 
 
 @pytest.mark.parametrize("heading", sorted({rule["alert"] for rule in RULES}))
-def test_runbook_sections_have_means_first_look_and_repair(heading: str) -> None:
+def test_each_alert_has_a_runbook_section_with_three_parts(heading: str) -> None:
     text = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert text is not None
     assert re.findall(r"^\*\*(.*?)\*\*", text[1], re.MULTILINE) == ["Means", "First look", "Repair"]

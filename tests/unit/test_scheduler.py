@@ -36,14 +36,14 @@ def failure(*, of_range: bool = False, permanent: bool = False, tenant_fails: bo
     return SliceFailure(RangeFailure("answers 500", NOW, None), of_range, permanent, tenant_fails)
 
 
-def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
+def test_scheduler_starts_no_run_before_the_time_is_confirmed() -> None:
     plan = scheduler(start=-D)
     assert isinstance(plan.next(NOW + D), LearnTime)
     plan.confirm_time()
     assert plan.next(NOW) == StartRuns(NOW - D, ())
 
 
-def test_backfill_in_the_first_second_keeps_the_tenant_start() -> None:
+def test_backfill_in_the_first_second_does_not_move_the_tenant_start() -> None:
     """No run can begin within the first second. A backfill that is read in this second must not replace the start."""
     plan = scheduler(-2 * D, start=0 * D)
     plan.confirm_time()

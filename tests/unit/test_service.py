@@ -65,7 +65,7 @@ def process() -> Shutdown:
     return worker
 
 
-async def test_sigterm_after_a_fatal_error_keeps_code_and_reason(
+async def test_sigterm_after_a_fatal_error_keeps_exit_code_and_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exits = Exits(monkeypatch)

@@ -215,7 +215,7 @@ async def test_deletion_of_expired_state_is_committed_at_once(monkeypatch: pytes
     await publisher.close()
 
 
-def test_excess_of_unknown_json_members_is_logged_once() -> None:
+def test_unknown_json_members_are_logged_up_to_a_limit_only() -> None:
     warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:

@@ -81,7 +81,7 @@ def test_paused_tenant_is_not_unread(settings: Settings) -> None:
     assert not reasons(settings, msgspec.structs.replace(known, state=paused))
 
 
-def test_unread_tenant_is_reported_once_at_its_second_search(settings: Settings) -> None:
+def test_unread_tenant_is_reported_once_after_two_searches(settings: Settings) -> None:
     """One search may also find a tenant whose shard is just moving to another worker."""
     metrics = Metrics("1", 1)
     search = UnreadTenants(*cast("tuple[Any, Any]", (None, None)), metrics, cast("Any", None))
@@ -94,7 +94,7 @@ def test_unread_tenant_is_reported_once_at_its_second_search(settings: Settings)
     assert events == [{"event": "tenant_unread", "tenant": "contoso", "reason": "why", "log_level": "error"}]
 
 
-async def test_search_for_unread_tenants_goes_on_after_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_search_for_unread_tenants_continues_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     search = UnreadTenants(*cast("tuple[Any, Any]", (None, None)), Metrics("1", 1), cast("Any", None))
     outcomes: list[Exception] = [ValueError("a bug"), asyncio.CancelledError()]  # type: ignore[list-item]
 

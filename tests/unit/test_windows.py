@@ -81,7 +81,7 @@ class TestFirstStart:
             assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D + H)
 
     @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
-    def test_call_time_within_the_settle_delay_is_read_later(self, start: datetime) -> None:
+    def test_call_time_newer_than_the_settle_setting_is_read_later(self, start: datetime) -> None:
         rules = DEFAULT._replace(settle=30 * S)
         state, read = run_dry(windows.first_state(rules, start, NOW), rules, NOW)
         assert read == []
@@ -228,7 +228,7 @@ class TestSweeps:
         paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
         assert windows.next_turn(paused, rules, NOW) is None
 
-    def test_newest_calls_are_read_only_after_the_settle_delay(self) -> None:
+    def test_calls_newer_than_the_settle_setting_are_not_read(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)
         _, read = run_dry(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         assert max(piece.window.end for piece in read) == NOW - 90 * S

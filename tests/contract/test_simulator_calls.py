@@ -74,7 +74,7 @@ def test_simulated_beta_row_has_four_additional_members() -> None:
     assert all(added <= set(json.loads(row)) for row in page.rows)
 
 
-def test_simulated_rows_contain_reported_oddities_of_graph() -> None:
+def test_simulated_rows_contain_the_known_irregularities_of_graph() -> None:
     rows = [json.loads(version.text) for version in versions_of(Recipe(calls_per_day=5000))]
     fractions = {len(r["startDateTime"].partition(".")[2].rstrip("Z")) for r in rows}
     assert fractions == {0, 1, 2, 3, 5, 6, 7}

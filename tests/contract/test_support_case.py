@@ -164,7 +164,7 @@ def test_support_case_contains_no_personal_data_and_no_secret(
     assert len({row["callerNumber"] for one in case["requests"] for row in one["rows"] if isinstance(row, dict)}) == 1
 
 
-def test_support_case_has_other_pseudonyms_in_each_file(config: Path, source: Simulation, tmp_path: Path) -> None:
+def test_each_support_case_file_has_its_own_pseudonyms(config: Path, source: Simulation, tmp_path: Path) -> None:
     numbers = []
     for name in ("first.json", "second.json"):
         assert run(config, source, tmp_path / name).code == 0

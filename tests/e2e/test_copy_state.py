@@ -93,7 +93,7 @@ def test_resharding_duplicates_and_misses_no_row(
 
 
 @pytest.mark.timeout(240)
-def test_state_copy_killed_before_any_record_can_be_repeated(
+def test_state_copy_can_be_repeated_after_a_kill_at_any_record(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY | {"tenants": 2, "days": 0.05})

@@ -46,7 +46,9 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
     return await publisher.call(partial(publisher.commit, contents(topic, names), position))
 
 
-async def test_failed_part_of_a_batch_prevents_all_later_parts(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_later_parts_of_a_batch_are_not_written_after_a_failure(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
     """Later parts are not written.
 
     When a producer opens, it writes a tombstone to each internal topic to test the brokers.

@@ -241,7 +241,7 @@ def test_changed_configuration_restarts_the_workers(render: Callable[..., Resour
         "extraVolumeMounts[0].name=here",
     ],
 )
-def test_chart_names_the_invalid_value(wrong: str) -> None:
+def test_chart_error_names_the_invalid_value(wrong: str) -> None:
     done = template("minimal", f"--set={wrong}")
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr

@@ -348,7 +348,7 @@ async def test_next_commit_publishes_no_row_of_an_aborted_hanging_transaction(be
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_hanging_transactions_end_in_unconfigured_topics_as_well(bench: Bench) -> None:
+async def test_hanging_transactions_are_ended_in_unconfigured_topics_too(bench: Bench) -> None:
     """The topic was added by a reload, belongs to a removed tenant, or has an additional partition."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()

@@ -218,7 +218,7 @@ def test_forbidden_partition_error_has_the_acl_command(secured: SecuredBroker, a
     assert time.monotonic() - started < 15
 
 
-def test_log_reader_reads_partitions_although_one_is_forbidden(secured: SecuredBroker, app: str) -> None:
+def test_log_reader_reads_the_other_partitions_if_one_is_forbidden(secured: SecuredBroker, app: str) -> None:
     clients, readable, closed = forbidden(secured, app)
     unreadable: dict[Place, str] = {}
     with LogReader(clients) as reader:

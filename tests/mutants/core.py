@@ -156,7 +156,7 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         "is_new = bool(current and before.topic_id) and current != before.topic_id",
         "is_new = not current and current != before.topic_id",
-        f"{_BATCH} -k test_row_offsets_belong_to_the_topic_with_the_same_id",
+        f"{_BATCH} -k test_row_offsets_are_kept_unless_the_topic_id_changes",
     ),
     Mutant(
         "a recreated row topic keeps the progress that was stated for it",
@@ -171,7 +171,7 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",
-        f"{_BATCH} -k test_row_offsets_belong_to_the_topic_with_the_same_id",
+        f"{_BATCH} -k test_row_offsets_are_kept_unless_the_topic_id_changes",
     ),
     Mutant(
         "a changed gap causes no progress record",

@@ -60,7 +60,7 @@ KAFKA = (
         "connector/kafka/copy_target.py",
         "self._write_markers(msgspec.structs.replace(marker, complete=True).record)",
         "self._write_markers(marker.record)",
-        "tests/e2e/test_copy_state.py -k test_state_copy_killed_before_any_record_can_be_repeated",
+        "tests/e2e/test_copy_state.py -k test_state_copy_can_be_repeated_after_a_kill_at_any_record",
         broker=True,
     ),
     Mutant(
@@ -172,7 +172,7 @@ KAFKA = (
         _HANGING_FILE,
         "return partitions | last_offsets(places).keys() | set(inspection.internal)",
         "return partitions | set(inspection.internal)",
-        f"{_HANGING} -k test_hanging_transactions_end_in_unconfigured_topics_as_well",
+        f"{_HANGING} -k test_hanging_transactions_are_ended_in_unconfigured_topics_too",
         broker=True,
     ),
     Mutant(

@@ -96,7 +96,7 @@ def test_complete_call_time_ends_at_the_first_second_read_too_early(reads: _Read
 
 
 @given(_reads, st.integers(0, 110))
-def test_reads_in_the_future_are_dropped_after_a_clock_correction(reads: _Reads, now: int) -> None:
+def test_coverage_in_the_future_is_dropped_after_a_clock_correction(reads: _Reads, now: int) -> None:
     coverage, model = covered(reads)
     known = unpacked(coverage.until(at(now)))
     for second, (read_at, steady) in enumerate(model):
@@ -132,7 +132,7 @@ def test_coverage_cut_to_a_size_limit_contains_no_unread_second(reads: _Reads, m
 
 
 @given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)
-def test_subtracting_and_clipping_windows_matches_sets_of_seconds(
+def test_subtracting_and_clipping_windows_equals_set_operations(
     windows: list[Window], taken: list[Window], bounds: Window
 ) -> None:
     disjoint: list[Window] = []

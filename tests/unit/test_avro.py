@@ -68,7 +68,7 @@ def crc64_avro(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", [avro.ROW, avro.PROGRESS])
-def test_avro_header_is_the_marker_and_the_schema_fingerprint(name: str) -> None:
+def test_avro_header_consists_of_marker_and_schema_fingerprint(name: str) -> None:
     schema = avro.load(name)
     canonical = fastavro.schema.to_parsing_canonical_form(schema)
     assert avro.single_object_header(schema) == b"\xc3\x01" + crc64_avro(canonical.encode()).to_bytes(8, "little")

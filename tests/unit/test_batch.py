@@ -248,7 +248,7 @@ class TestTransactionRecords:
             ("old", "", (70, 90, 0), ""),
         ],
     )
-    def test_row_offsets_belong_to_the_topic_with_the_same_id(
+    def test_row_offsets_are_kept_unless_the_topic_id_changes(
         self, before: str, after: str, expected: tuple[int, ...], id_after: str
     ) -> None:
         """If brokers reported no topic id with a batch, an id that they report later does not discard its offsets."""
@@ -363,7 +363,7 @@ class TestTransactionRecords:
         offsets = [(fields["overlapSeconds"], fields["offsets"]) for fields in statements]
         assert offsets == [(900, [70, 0, 0]), (3600, [70, 0, 0])]
 
-    def test_progress_record_has_the_end_offsets(self) -> None:
+    def test_progress_record_has_the_end_offset_of_each_partition(self) -> None:
         record = self.sweep_through(Bench(), 0.0)[0]
         assert (record.key, record.partition) == (TENANT.encode(), 0)
         value = _decode_progress(record.value or b"")

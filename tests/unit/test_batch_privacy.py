@@ -94,7 +94,7 @@ def test_pseudonymized_dead_letter_that_is_too_long_has_no_value() -> None:
 
 
 @pytest.mark.parametrize("ahead_ms", [-(10**10), 0, 50 * 60_000])
-def test_event_timestamp_is_the_call_start(ahead_ms: int) -> None:
+def test_timestamp_setting_event_uses_the_call_start(ahead_ms: int) -> None:
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS + ahead_ms
 

@@ -32,13 +32,13 @@ def test_benchmark_gate_reports_a_slowdown_above_a_fifth(times: float, is_lost: 
     assert gate.losses(gate.ratios(planted), committed) == (list(gate.RATIOS) if is_lost else [])
 
 
-def test_benchmark_gate_ignores_a_figure_with_a_noisy_reference() -> None:
+def test_benchmark_gate_ignores_an_impossibly_high_reference() -> None:
     name = "exactly once ÷ at least once"
     committed = gate.ratios(QUIET) | {name: {"median": 1.4}}
     assert gate.losses(gate.ratios(QUIET), committed) == []
 
 
-def test_benchmark_gate_ignores_one_disturbed_repetition() -> None:
+def test_benchmark_gate_ignores_one_outlier_among_repetitions() -> None:
     planted = [*QUIET[:2], QUIET[2] | run(engine=9.0)]
     assert gate.losses(gate.ratios(planted), gate.ratios(QUIET)) == []
 

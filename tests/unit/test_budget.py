@@ -226,7 +226,7 @@ def test_unsent_request_does_not_use_up_the_budget() -> None:
     assert budget.delay_s(500.0) == 0
 
 
-def test_request_sent_twice_is_charged_twice() -> None:
+def test_request_sent_twice_counts_twice_in_the_budget() -> None:
     budget = Budget(10, 0.0)
     slot = budget.take(10.0)
     budget.sent(slot, 10.0)

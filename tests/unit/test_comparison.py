@@ -60,7 +60,7 @@ def test_comparison_skips_fields_with_privacy_settings(comparison: Comparison) -
     assert show(comparison, ("a", {})) == [False]
 
 
-def test_beta_fields_are_compared_if_both_sides_have_them(comparison: Comparison) -> None:
+def test_beta_fields_are_compared_if_graph_and_topic_have_them(comparison: Comparison) -> None:
     publish(comparison, ("v1", 0, {}), ("beta", 0, {"userCountryCode": "DE"}))
     assert show(comparison, ("v1", {"userCountryCode": "DE"}), ("beta", {"userCountryCode": "FR"})) == [False, True]
     assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", userCountryCode="FR")) == [

@@ -55,7 +55,7 @@ def problem(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None,
 
 
 class TestDefaults:
-    def test_default_settings_are_the_documented_ones(self, tmp_path: Path) -> None:
+    def test_default_settings_match_the_documentation(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID)
         graph = got.graph
         assert (graph.root, graph.authority) == ("https://graph.microsoft.com", "https://login.microsoftonline.com")
@@ -474,7 +474,7 @@ class TestFile:
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
-    def test_unreadable_configuration_file_is_reported_alone(
+    def test_unreadable_configuration_file_is_the_only_reported_problem(
         self, tmp_path: Path, content: bytes, expected: str
     ) -> None:
         path = tmp_path / "connector.toml"
@@ -909,7 +909,7 @@ def test_two_oauthbearer_token_sources_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_aws_msk_iam_is_refused_with_an_alternative(tmp_path: Path) -> None:
+def test_aws_msk_iam_error_names_an_alternative(tmp_path: Path) -> None:
     text = '[kafka.properties]\n"sasl.mechanism" = "AWS_MSK_IAM"\n'
     assert problem(tmp_path, text) == (
         'connector.toml: kafka.properties."sasl.mechanism": is "AWS_MSK_IAM", which librdkafka does not support; '

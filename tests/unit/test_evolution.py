@@ -242,7 +242,7 @@ def test_change_of_an_old_field_is_a_revision_after_an_upgrade(api_version: str)
     assert changed == ("revised" if api_version == "beta" else "known")
 
 
-def test_changed_new_member_is_a_revision_if_it_was_read_before() -> None:
+def test_change_of_a_new_field_is_a_revision_if_it_was_read_before() -> None:
     after = RowSchema(AFTER, "beta")
     row = raw(KNOWN, BETA, LEARNED)
     for change in (

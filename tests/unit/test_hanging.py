@@ -93,7 +93,7 @@ async def test_abort_is_verified_only_if_earlier_commits_are_visible(
     await transactions.close()
 
 
-def test_wait_for_open_transactions_follows_their_timeout() -> None:
+def test_wait_for_open_transactions_lasts_as_long_as_their_timeout() -> None:
     """Brokers abort a transaction only after its timeout, and look for such transactions every ten seconds."""
     assert Clients("127.0.0.1:1", {"transaction.timeout.ms": 90_000}).decided_within_s == 100.0
     assert Clients("127.0.0.1:1", {}).decided_within_s == 20.0

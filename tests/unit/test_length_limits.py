@@ -60,7 +60,7 @@ def test_too_long_record_is_found_with_its_topic_and_length() -> None:
     assert limits(calls=601).too_long(records) is None
 
 
-def test_error_chain_names_the_topic_that_refused_a_long_record() -> None:
+def test_topic_that_refused_a_record_is_found_in_the_error_chain() -> None:
     refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "calls")
     aborted = AbortedError("aborted")
     aborted.__cause__ = refusal

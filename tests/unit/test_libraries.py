@@ -35,7 +35,7 @@ def test_aiohttp_errors_of_invalid_requests_have_one_base_class() -> None:
 
 
 @pytest.mark.parametrize("name", KAFKA_ERRORS)
-def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
+def test_confluent_kafka_defines_every_error_code_in_use(name: str) -> None:
     assert isinstance(getattr(KafkaError, name), int)
 
 

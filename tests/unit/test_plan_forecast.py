@@ -53,7 +53,7 @@ def test_forecast_delay_is_at_most_the_cadence_of_a_sweep() -> None:
     assert delays[86_400].expected_s is None
 
 
-def test_forecast_beyond_the_budget_shows_late_sweeps() -> None:
+def test_forecast_shows_late_sweeps_if_the_budget_is_exceeded() -> None:
     sweeps = rules((1, 15), (15, 180), (120, 2_880))
     slow = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 2, 4, BEGIN)
     fast = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 600, 4, BEGIN)

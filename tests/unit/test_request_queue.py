@@ -39,7 +39,7 @@ async def test_most_urgent_request_is_sent_first() -> None:
     assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
 
 
-async def test_retry_lets_one_other_request_go_first() -> None:
+async def test_retry_waits_until_one_other_request_was_sent() -> None:
     clock, order = Clock(), []
     queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 

@@ -453,7 +453,7 @@ class TestEntries:
         assert [row.id for row in reading.rows] == [f"i{n}" for n in range(count)]
         assert len(np.unique(reading.entries["hi"])) == count
 
-    def test_rows_may_be_passed_as_a_generator(self) -> None:
+    def test_row_schema_reads_rows_from_a_generator(self) -> None:
         reading = V1.read(msgspec.Raw(text(duration=n)) for n in range(3))
         assert [row.values.duration for row in reading.rows if isinstance(row, Row)] == [0, 1, 2]
 

@@ -121,7 +121,7 @@ def test_highest_revision_is_restored_in_any_record_order() -> None:
     assert set((known["meta"] >> REVISION_SHIFT).tolist()) == {4}
 
 
-def test_revision_in_another_bucket_is_restored() -> None:
+def test_highest_revision_across_buckets_is_restored() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     topic.write(log, rows(3, 0, 1), hours(3, 9))

@@ -70,7 +70,7 @@ def test_missing_row_is_pending_if_a_slower_sweep_may_find_it(
     assert report.failed == failed
 
 
-def test_note_of_verify_names_the_sweep_that_will_read_the_rows(tmp_path: Path) -> None:
+def test_verify_note_names_the_sweep_that_will_read_pending_rows(tmp_path: Path) -> None:
     report = verify(tmp_path, timedelta(hours=5), timedelta(hours=6))
 
     (note,) = report.content["notes"]

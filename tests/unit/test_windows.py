@@ -102,7 +102,7 @@ class TestSlices:
         st.booleans(),
         st.integers(1, 30 * 86_400),
     )
-    def test_slice_is_bounded_and_has_whole_seconds(
+    def test_slice_has_a_bounded_length_in_whole_seconds(
         self,
         length_s: int,
         rows_an_hour: int,

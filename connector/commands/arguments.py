@@ -66,8 +66,8 @@ def read_graph_range(
 ) -> tuple[Settings, Tenant, Window]:
     """Interpret the options of a command that reads a range of call time from Graph.
 
-    The tenant that is returned has the request budget of the command. Logging is configured, too. `required` names
-    keys that must not be empty.
+    The returned tenant has `requests_per_minute` as its request budget. The function also configures the log.
+    `required` names keys that must not be empty.
     """
     settings = read_settings(config, required=required, contacts_graph=True)
     log.configure(settings.log.format, settings.log.level)

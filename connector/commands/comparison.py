@@ -84,7 +84,7 @@ class Suspect(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Result of a comparison. The counts include all rows. The lists have only the first rows."""
+    """Result of a comparison. A count includes all rows, but a list has only the first of them."""
 
     graph_rows: int
     topic_records: int

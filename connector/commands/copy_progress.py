@@ -34,7 +34,7 @@ class CopyProgress:
         self._progress.stop()
 
     def advance(self, doing: str, rows: int = 0) -> None:
-        """Count one finished step. `doing` describes it. `rows` is the number of dedup index rows that it copied."""
+        """Count one finished step. `doing` describes the step. `rows` counts the dedup index rows that it copied."""
         self._done, self._rows = self._done + 1, self._rows + rows
         counts = f"{text.number(self._rows)} rows"
         self._progress.update(self._task, description=doing, completed=self._done, counts=counts)

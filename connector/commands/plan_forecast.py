@@ -69,8 +69,8 @@ def predict(
 ) -> Forecast:
     """Simulate sweeps with the given rules and calls, and return their cost and delays.
 
-    `concurrency` is the number of page chains that are read at the same time. The calls repeat after `cycle_s` seconds,
-    at most a week; 0 means that they are spread evenly.
+    `concurrency` is the number of page chains that are read at the same time. `cycle_s` is the time in seconds, at most
+    a week, after which the calls repeat. It is 0 if the calls are spread evenly.
 
     If no cadence is longer than an hour, several short simulations replace the simulation of a whole day or week. They
     begin at each hour of the day, or at every third hour of the week.
@@ -258,8 +258,8 @@ def suggest(
 def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
     """Return the next longer cadence for a sweep, or None if there is none.
 
-    It must be shorter than the cadence of the next sweep. It must not be longer than the overlap, because runs would
-    then leave gaps.
+    The new cadence is shorter than the cadence of the next sweep. It is not longer than the overlap of the sweep,
+    because the runs would then leave gaps.
     """
     longer = next((every for every in _LADDER if every > sweeps[index].every), None)
     if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):

@@ -54,8 +54,8 @@ class TopicReading:
 class DeadLetters:
     """Dead letters of one tenant, to look up whether an invalid row has one.
 
-    A dead letter is identified by the hash of its bytes. If the connector changed or removed the bytes that Graph sent
-    (`altered`), it is identified by the row's id instead.
+    A dead letter is identified by the hash of its bytes. If `altered` is true, the connector has changed the bytes that
+    Graph sent. The row's id then identifies the dead letter, as it also does if the dead letter has no bytes.
     """
 
     def __init__(self, tenant: str, *, altered: bool) -> None:

@@ -219,7 +219,7 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether a sweep will still read a row, but may do so only after this command has stopped waiting.
+        """Return whether a row is pending: a sweep will still read it, but perhaps after this command has ended.
 
         `start_s` is the start of the row's call in epoch seconds.
         """

@@ -23,9 +23,9 @@ def verify(
 ) -> None:
     r"""Compare Graph with the topic, row by row and field by field.
 
-    If rows seem to be missing, the command waits for the sweep that covers them (its `every`, but at most two minutes)
-    and then searches once more. Rows that only a slower sweep reads are pending: run the command again after that
-    sweep.
+    If rows seem to be missing, the command waits for the next run of the sweep that covers them, but at most two
+    minutes. Then it searches once more. Rows that only a slower sweep reads are pending: run the command again after
+    that sweep.
 
     \b
     Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or

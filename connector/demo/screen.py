@@ -75,7 +75,7 @@ class Screen:
             self._print(Text.assemble(("  " + name.ljust(width), "bold"), "  ", what))
 
     def show(self, arrivals: Sequence[Arrival]) -> None:
-        """Print a few of the records that arrived, preferring rare kinds, and the number of the other records."""
+        """Print a few of the records that arrived, and the number of the others. Rare kinds of records come first."""
         if arrivals and not self._has_head:
             self._has_head = True
             self.say()

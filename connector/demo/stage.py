@@ -60,7 +60,7 @@ async def _perform(span: timedelta, bootstrap_servers: str) -> int:
 
 
 class Stage:
-    """One run of the demo, with the service under demonstration and the consumer that checks it."""
+    """One run of the demo, with the service and the consumer that checks what the service publishes."""
 
     def __init__(self, simulator: Simulator, settings: Settings, span: timedelta, *, is_mock: bool) -> None:
         self._simulator = simulator

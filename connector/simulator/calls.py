@@ -2,8 +2,8 @@
 
 1. A call depends only on the seed, the tenant, the day and the call's number in that day. It never depends on the clock
    or on earlier requests.
-2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that the times
-   are the same on every machine.
+2. Every random number is a hash of the call's key and a slot number. The slot states what the number is used for. Only
+   + - * / are applied to random numbers, so that the times are the same on every machine.
 3. Calls are generated in blocks. A block holds the calls that begin in one range of time, and can be cached.
 4. A later version of a row may have another call start than the first version. The difference is at most
    `MOST_MOVED_MS`, so this start may lie outside of the block.

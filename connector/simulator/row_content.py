@@ -53,7 +53,8 @@ _INSTANT = np.dtype("datetime64[ms]")
 def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]:
     """Format times with 0 to 7 digits after the decimal point.
 
-    `digits` is the number of these digits for each time. `extras` has the digits that follow the milliseconds.
+    `digits` has the number of these digits, and `extras` has the digits after the milliseconds. Both have one entry per
+    time.
     """
     texts = np.datetime_as_string(moments.astype(_INSTANT)).tolist()
     return [
@@ -240,7 +241,7 @@ def spoil(row: bytes, kind: int) -> bytes:
 
 
 def beta(row: bytes, key: int) -> bytes:
-    """Add the four members that only /beta has to a row, and return it. A row that is not an object is not changed."""
+    """Return `row` with four more members, which only /beta has. A row that is not an object is not changed."""
     if not row.startswith(b"{"):
         return row
     word = mix_one(key)

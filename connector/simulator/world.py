@@ -128,9 +128,9 @@ class SimulatedTenant:
                         )
 
     def seam_is_first(self, key: tuple[str, int]) -> bool:
-        """Return true at the first call for the boundary `key` between two pages, and false at later calls.
+        """Return whether this is the first call for `key`, which identifies a boundary between two pages.
 
-        The fault `repeat_once` thus happens at most once per boundary.
+        The fault `repeat_once` therefore happens at most once per boundary.
         """
         if key in self.seams:
             return False

@@ -49,10 +49,7 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
 async def test_later_parts_of_a_batch_are_not_written_after_a_failure(
     broker: SharedBroker, topic: str, app: str
 ) -> None:
-    """Later parts are not written.
-
-    When a producer opens, it writes a tombstone to each internal topic to test the brokers.
-    """
+    """A producer that opens writes a tombstone to each internal topic, to test the brokers."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
     with created(broker.bootstrap, topic, names) as counts:

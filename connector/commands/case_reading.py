@@ -41,7 +41,9 @@ def write(
             raise FatalError(str(error)) from error
         file.finish(summary.content(error))
     if error is not None:
-        raise FatalError(f"{error} The range was not read completely; {path} holds the requests up to there") from error
+        raise FatalError(
+            f"{error} The range was not read completely; {path} holds the requests up to the error"
+        ) from error
     sys.stdout.write(f"{path}: requests: {file.requests}, pages: {summary.pages}, rows: {summary.rows}\n")
 
 

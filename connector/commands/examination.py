@@ -126,7 +126,7 @@ class Examination:
         except SourceError as error:
             found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
         except TimeoutError:
-            found.append(_failed(at, f"the service did not answer within {_TENANT_S:g} s", _REACH, tenant.label))
+            found.append(_failed(at, f"sign-in or Graph did not answer within {_TENANT_S:g} s", _REACH, tenant.label))
         finally:
             await source.close()
         return found

@@ -220,7 +220,7 @@ def _report(copied: list[_Copied], source: _App, target: _App, *, dry_run: bool)
             text.number(one.rows),
             text.number(one.jobs),
             text.number(one.commands),
-            "" if one.tenant in known else "not configured: its state is kept for dedup.horizon",
+            "" if one.tenant in known else "the tenant is not configured: its state is kept for dedup.horizon",
         )
         for one in copied
     ]

@@ -33,7 +33,7 @@ def support_case(
 
     \b
     Exits 0 when the range was read completely, 1 when it was not (the file then
-    holds the requests up to there), 2 when the arguments are wrong or the file exists.
+    holds the requests up to the error), 2 when the arguments are wrong or the file exists.
 
     \b
     Example:

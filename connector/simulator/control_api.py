@@ -43,7 +43,7 @@ def _get(world: World, request: web.Request, name: str) -> web.Response:
         return _json(world.faults.described())
     if name == "clock":
         return _json(_clock(world))
-    return _json({"error": f"there is no endpoint {name}"}, 404)
+    return _json({"error": f"there is no endpoint {name}; see connector simulate --help"}, 404)
 
 
 async def _post(world: World, request: web.Request, name: str, refuse: Refuse) -> web.Response:
@@ -69,7 +69,7 @@ async def _post(world: World, request: web.Request, name: str, refuse: Refuse) -
     if name == "refuse":
         await refuse(duration_s(str(asked.get("for", "10s"))))
         return _json({"refused": True})
-    return _json({"error": f"there is no endpoint {name}"}, 404)
+    return _json({"error": f"there is no endpoint {name}; see connector simulate --help"}, 404)
 
 
 def _clock(world: World) -> dict[str, object]:

@@ -220,7 +220,7 @@ def test_support_case_keeps_the_file_if_graph_refuses_access(config: Path, sourc
 
     case = json.loads((tmp_path / "case.json").read_text())
     assert done.code == 1
-    assert done.error.endswith(f"{tmp_path / 'case.json'} holds the requests up to there\n")
+    assert done.error.endswith(f"{tmp_path / 'case.json'} holds the requests up to the error\n")
     assert [one["status"] for one in case["requests"]] == [403]
     assert (case["summary"]["complete"], case["summary"]["failure"]) == (False, "permission")
 

@@ -189,7 +189,7 @@ def test_worker_writes_no_rows_if_their_state_is_too_long(
 
 
 @pytest.mark.parametrize(("limited", "delivery"), [("{topic}", "exactly_once"), ("{app}.seen", "at_least_once")])
-def test_worker_follows_a_record_limit_lowered_at_run_time(
+def test_worker_obeys_a_record_limit_that_is_lowered_at_run_time(
     place: Place,
     simulate: Simulate,
     limited: str,

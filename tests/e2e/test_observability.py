@@ -127,7 +127,7 @@ def test_every_dashboard_query_returns_data(scene: Scene, capsys: pytest.Capture
         print(f"\n{counts.total()} queries of panels answered with data: {dict(counts)}")  # noqa: T201 - the measured number
 
 
-def test_only_expected_alerts_fire(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_rows_fire_only_the_alerts_for_them(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid rows, unknown members and very late rows raise their alerts, and no other alert fires."""
     rules = scene.prometheus.rules()
     assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []

@@ -124,7 +124,7 @@ def test_search_for_personal_data_finds_planted_values() -> None:
     assert watch.find(json.dumps({"a": "Chloé Dvořák"}).encode())
 
 
-def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
+def test_protected_personal_data_never_leaves_the_process(  # noqa: PLR0915
     broker: SharedBroker,
     topic: str,
     app: str,

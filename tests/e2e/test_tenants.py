@@ -196,7 +196,7 @@ def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
     assert standby.stop() == 0
 
 
-def test_tenant_that_no_worker_reads_is_reported_everywhere(
+def test_tenant_that_no_worker_reads_is_in_metrics_status_and_log(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Two tenants are missing in the configuration of the shard's owner: one was read earlier, the other never."""

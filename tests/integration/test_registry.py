@@ -71,7 +71,7 @@ def test_error_names_the_fields_of_an_incompatible_schema(
     assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
 
 
-def test_conflict_with_an_older_schema_version_is_found(registry: RegistryClient, subject: Subject) -> None:
+def test_schema_conflict_with_an_older_version_is_reported(registry: RegistryClient, subject: Subject) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
     with pytest.raises(

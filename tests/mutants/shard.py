@@ -192,7 +192,7 @@ SHARD = (
         _FILE,
         "    if refused:\n        raise LengthRefusedError",
         "    if not error:\n        raise LengthRefusedError",
-        "tests/e2e/test_length_limits.py -k test_worker_follows_a_record_limit_lowered_at_run_time",
+        "tests/e2e/test_length_limits.py -k test_worker_obeys_a_record_limit_that_is_lowered_at_run_time",
         broker=True,
     ),
 )

@@ -191,7 +191,7 @@ def test_outage_longer_than_the_horizon_leaves_a_gap() -> None:
     assert sum(read.window.seconds for read in topics.reads) - seconds_read < 24 * HOUR_S
 
 
-def test_progress_continues_after_the_gap_was_read_again() -> None:
+def test_progress_continues_after_a_backfill_closes_the_gap() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 4 * HOUR_S))
     longer = Setting(TWELVE.sweeps, horizon=timedelta(days=5))
     poll(TWELVE, world(40), [30 * HOUR_S], topics)

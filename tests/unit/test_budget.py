@@ -73,7 +73,7 @@ def test_no_minute_has_more_requests_than_the_budget(rate: float, late_s: float,
 
 @settings(max_examples=30)
 @given(rate=st.integers(5, 200), seed=st.integers(0, 99), connecting=st.lists(st.floats(0, 20), min_size=5, max_size=9))
-def test_requests_delayed_by_connecting_stay_in_the_budget(rate: int, seed: int, connecting: list[float]) -> None:
+def test_requests_that_wait_for_a_connection_stay_in_the_budget(rate: int, seed: int, connecting: list[float]) -> None:
     """Requests may leave the queue at different times but be sent together. The budget counts the time of sending."""
     chance = random.Random(seed)
     budget, now = Budget(rate, 0.0), 0.0
@@ -157,7 +157,7 @@ def test_retry_after_delays_all_requests() -> None:
     assert budget.throttled_s(200.0) == 100.0
 
 
-def test_overlapping_pauses_are_counted_once() -> None:
+def test_time_of_overlapping_pauses_is_counted_once() -> None:
     elapsed = Elapsed()
     elapsed.extend(0.0, 10.0)
     elapsed.extend(5.0, 8.0)

@@ -235,7 +235,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_secret_in_environment_may_be_json_or_nested_variables(self, tmp_path: Path) -> None:
+    def test_secret_variable_may_be_json_or_name_one_nested_key(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -315,7 +315,7 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_problem_in_a_variable_names_variable_and_key(
+    def test_error_in_an_environment_variable_names_variable_and_key(
         self, tmp_path: Path, environ: dict[str, str], expected: str
     ) -> None:
         assert problem(tmp_path, "", environ) == expected
@@ -407,7 +407,7 @@ class TestAzure:
             ),
         ],
     )
-    def test_problem_in_an_azure_variable_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
+    def test_error_in_an_azure_variable_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             load(None, environ)
         assert caught.value.problems == [expected]

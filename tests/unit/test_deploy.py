@@ -131,7 +131,7 @@ def test_container_image_runs_as_a_fixed_non_root_user() -> None:
     assert all(int(uid) > 0 and int(gid) > 0 for uid, gid in users)
 
 
-def test_compose_configuration_reads_the_simulator(tmp_path: Path) -> None:
+def test_compose_connector_is_configured_for_the_compose_simulator(tmp_path: Path) -> None:
     services = compose()["services"]
     written = (ROOT / "deploy/connector.toml").read_text(encoding="utf-8")
     path = tmp_path / "connector.toml"

@@ -63,7 +63,7 @@ class TestNarrowing:
         assert failing_ranges.isolated(ranges) == []
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
-    def test_range_is_not_isolated_if_graph_refuses_any_length(self) -> None:
+    def test_range_is_not_isolated_if_graph_refuses_every_length(self) -> None:
         """If Graph responds 406 (too long) to a range of one second as well, the length is not the cause."""
         ranges: FailingRanges = ()
         part = window(0, 900)
@@ -111,7 +111,7 @@ class TestIsolation:
             ranges = failing_ranges.failed(ranges, isolated, failure(at_s))
         assert failing_ranges.due(ranges, NOW + (at_s + 60) * S) == [isolated]
 
-    def test_long_failing_range_is_isolated_in_few_growing_pieces(self) -> None:
+    def test_long_failing_range_is_isolated_in_less_than_100_steps(self) -> None:
         ranges: FailingRanges = ()
         steps = 0
         while sum(w.seconds for w in failing_ranges.isolated(ranges)) < 3600:

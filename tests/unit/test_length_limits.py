@@ -161,7 +161,7 @@ def test_circular_error_chain_is_searched_without_endless_loop() -> None:
     assert refusing_topics(fatal) == []
 
 
-def test_fatal_error_from_a_callback_is_raised_without_cause() -> None:
+def test_fatal_kafka_error_in_a_callback_replaces_the_system_error() -> None:
     fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
 
     with pytest.raises(KafkaException) as raised, fatal_errors():

@@ -122,7 +122,7 @@ def test_logged_traceback_shows_no_local_variables() -> None:
         assert "a-row-with" not in stream.getvalue().replace('row = "a-row-with-personal-data"', "")
 
 
-def test_libraries_log_only_warnings_and_errors_as_one_event() -> None:
+def test_log_of_libraries_contains_only_warnings_and_errors() -> None:
     stream = io.StringIO()
     log.configure("json", "debug", stream)
     logging.getLogger("msal.application").info("token")

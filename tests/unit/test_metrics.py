@@ -271,7 +271,7 @@ def test_error_in_the_gauges_of_a_tenant_affects_no_other_tenant(metrics: Metric
     assert [entry["event"] for entry in logs] == ["tenant_gauges_failed", "tenant_gauges_recovered"]
 
 
-def test_counters_have_the_labels_of_their_events(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_each_event_increments_the_counter_with_its_labels(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.request_finished("live", "200", 0.2)
     tenant.request_finished("backfill", "503", 2.0)
     tenant.throttled(12.5)

@@ -121,7 +121,7 @@ def test_calls_per_hour_are_learned_from_the_dedup_index(days: int) -> None:
         assert calls.scaled(2).per_day == pytest.approx(2 * calls.per_day)
 
 
-def test_calls_that_differ_by_weekday_repeat_every_week() -> None:
+def test_plan_repeats_a_whole_week_if_weekdays_differ() -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9

@@ -160,6 +160,6 @@ def test_configuration_with_an_unusable_proxy_is_refused(environ: dict[str, str]
     assert "hunter2" not in raised.value.problems[0]
 
 
-def test_unusable_proxy_is_accepted_by_commands_without_graph() -> None:
+def test_commands_that_do_not_use_graph_accept_an_unusable_proxy() -> None:
     environ = {"AZURE_TENANT_ID": "11111111-1111-1111-1111-111111111111", "HTTPS_PROXY": "socks5://proxy"}
     assert load(None, environ, contacts_graph=False).tenants

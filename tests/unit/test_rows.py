@@ -385,7 +385,7 @@ class TestRevised:
         )
 
     @given(st.randoms(use_true_random=False))
-    def test_order_and_unknown_json_members_make_no_revision(self, rng: random.Random) -> None:
+    def test_member_order_and_unknown_members_make_no_revision(self, rng: random.Random) -> None:
         members = [*WHOLE.items(), ("zz", rng.random()), ("@odata.type", "#x"), ("@y", {})]
         rng.shuffle(members)
         shuffled = json.dumps(dict(members), indent=rng.choice([None, 1, "\t"]), ensure_ascii=rng.random() < 0.5)

@@ -33,7 +33,7 @@ def test_few_rows_do_not_change_the_bucket_width() -> None:
     assert log.width == 384
 
 
-def test_restored_dedup_rows_are_counted_in_the_right_hour() -> None:
+def test_restored_dedup_rows_are_counted_in_their_hour() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(12_000, 6)
     written = log.write(entries, hours)

@@ -250,7 +250,9 @@ async def test_broker_probe_refuses_another_cluster_or_shard_count(
         check_found(found, settings, identity)
 
 
-async def test_status_of_many_tenants_lets_other_tasks_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_status_of_many_tenants_does_not_block_other_tasks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise commits and probes would wait until the status of all tenants is complete."""
     health, described, seen = Service(settings).health, 0, set()
 

@@ -244,7 +244,7 @@ class TestSweeps:
             (Sweep(M, 5 * M), Sweep(2 * M, 5 * M), Sweep(3 * M, 5 * M)),
         ],
     )
-    def test_runs_of_any_set_of_sweeps_complete(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_every_set_of_sweeps_completes_its_runs(self, sweeps: tuple[Sweep, ...]) -> None:
         rules = DEFAULT._replace(sweeps=sweeps)
         state = windows.first_state(rules, NOW - 3 * D, NOW)
         now = NOW

@@ -22,7 +22,7 @@ CORE = (
         "connector/pipeline/sweeper.py",
         "self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM",
         "NO_ROOM",
-        "tests/unit/test_page_memory.py -k test_backfill_with_again_respects_the_page_memory_limit",
+        "tests/unit/test_page_memory.py -k test_backfill_with_option_again_respects_the_page_memory_limit",
     ),
     Mutant(
         "a run starts before Graph has confirmed the time",

@@ -342,7 +342,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
-        "tests/unit/test_service.py -k test_worker_without_assignment_is_not_ready_until_one_arrives",
+        "tests/unit/test_service.py -k test_worker_without_an_assignment_is_not_ready",
     ),
     Mutant(
         "a snapshot still contains a lost shard when the owner learns of the loss",

@@ -78,7 +78,7 @@ def test_backfill_partly_beyond_the_horizon_duplicates_nothing() -> None:
     assert "--again" in (job.reason or "")
 
 
-def test_suspend_between_read_and_commit_duplicates_no_row() -> None:
+def test_machine_suspend_before_a_commit_duplicates_no_row() -> None:
     """The machine is suspended after it has read a slice.
 
     Before the commit, a part of the slice falls behind the horizon.
@@ -111,7 +111,7 @@ def test_backfill_wholly_beyond_the_horizon_fails() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_only_backfill_with_again_reads_call_time_beyond_the_horizon(*, again: bool) -> None:
+def test_only_backfill_with_option_again_reads_beyond_the_horizon(*, again: bool) -> None:
     shown = world(72)
     topics = poll(TWELVE, shown, every(600.0, 0, 72 * HOUR_S))
     published = len(topics.rows)
@@ -233,7 +233,7 @@ class TestSlowChains:
         newest = [read for read in change.state.coverage.reads if read.at >= moment(30 * HOUR_S)]
         assert min(read.start for read in newest) == before, "call time whose rows were left out does not count"
 
-    def test_backfill_with_again_publishes_rows_beyond_the_horizon(self) -> None:
+    def test_backfill_with_option_again_publishes_beyond_the_horizon(self) -> None:
         _, worker = self.read(again=True)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (24, 0)

@@ -71,7 +71,7 @@ def test_conflicting_rows_publish_nothing_in_later_sweeps(revisions: str) -> Non
 
 
 @MODES
-def test_conflicting_rows_keep_the_version_already_on_the_topic(revisions: str) -> None:
+def test_conflicting_rows_do_not_replace_the_version_on_the_topic(revisions: str) -> None:
     for first, second in ((A, B), (B, A)):
         bench = Bench(revisions=revisions)
         sweep(bench, [[first]])

@@ -286,7 +286,7 @@ def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 
-def test_backfill_with_again_keeps_older_fingerprints() -> None:
+def test_backfill_with_option_again_keeps_older_fingerprints() -> None:
     """All pages of a chain are committed as one.
 
     Rows of an older fingerprint version must not become false revisions.

@@ -90,7 +90,7 @@ def test_minute_is_emitted_after_all_its_rows_were_read() -> None:
     assert [minute.calls for minute in final_minutes.row(1, 0, row(2, 0.5))] == [2]
 
 
-def test_minute_is_emitted_after_offsets_of_aborted_rows_are_passed() -> None:
+def test_minute_is_emitted_although_aborted_rows_leave_offset_gaps() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(1, [5, 0, 0])) == []

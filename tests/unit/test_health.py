@@ -72,7 +72,7 @@ def test_short_outage_does_not_hide_a_permanent_error() -> None:
     assert reason(health, 130.0) == "unreachable"
 
 
-def test_repeated_permanent_error_keeps_the_time_of_the_first() -> None:
+def test_repeated_permanent_error_keeps_the_start_of_the_failure() -> None:
     health = Health()
     health.rejected("sign_in", "a", 1.0)
     health.rejected("sign_in", "b", 50.0)

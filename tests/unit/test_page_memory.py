@@ -76,7 +76,7 @@ def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     assert memory.bytes == 8
 
 
-def test_backfill_with_again_uses_half_of_the_page_memory_only() -> None:
+def test_backfill_with_option_again_uses_half_of_the_page_memory() -> None:
     memory, freed = PageMemory(max_bytes=20, page_bytes=2, chain_bytes=5), mock.Mock()
     chains = [memory.reserve_chain(freed) for _ in range(2)]
     assert memory.reserve_chain(freed) is None
@@ -182,7 +182,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_backfill_with_again_respects_the_page_memory_limit() -> None:
+async def test_backfill_with_option_again_respects_the_page_memory_limit() -> None:
     """While brokers are unavailable, each tenant has a `backfill --again`.
 
     All rows are read once commits succeed again.

@@ -212,9 +212,7 @@ def test_reload_keeps_the_topics_of_removed_tenants_usable() -> None:
     assert (after.partitions, after.schema_ids) == ({"a": 3, "b": 6}, {"a": 1, "b": 7})
 
 
-def test_worker_without_assignment_is_not_ready_until_one_arrives(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_without_an_assignment_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker has lost its last shard, and no assignment, not even an empty one, has arrived since."""
     worker = Service(settings)
     membership = Membership(worker._clients, "app", "app.control", worker._shards)

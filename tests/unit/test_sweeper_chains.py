@@ -123,7 +123,7 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_backfill_with_again_reports_a_slice_after_its_rows() -> None:
+async def test_backfill_with_option_again_reports_a_slice_after_its_rows() -> None:
     """With `--again`, a slice counts as read only after the commit of its rows. A crash could lose them otherwise."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
@@ -147,7 +147,7 @@ async def test_failed_run_ends_its_other_page_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_backfill_with_again_reads_parts_that_fit_the_buffer() -> None:
+async def test_backfill_with_option_again_reads_parts_that_fit_the_buffer() -> None:
     """With `--again`, a slice is committed as a whole, so one that is larger than the buffer is divided into parts."""
 
     class Long(Source):

@@ -85,7 +85,7 @@ class Backoff:
         self.until = -math.inf
 
     def failed(self, sent_at: float, now: float, first_s: float, jitter: float) -> float:
-        """Record a failure and return the time until which to pause.
+        """Record a failure and return the time at which the pause ends.
 
         `first_s` is the length of the first pause. `jitter` is a random number in [0, 1): the pause becomes 0.5 to 1.5
         times as long. A request that was sent before the last pause began does not make the next pause longer.
@@ -155,9 +155,9 @@ class Budget:
         self.resume(requests_per_minute, now)
 
     def resume(self, requests_per_minute: float, now: float) -> None:
-        """Set the rate. The next request may be sent after one step at the earliest (rule 3).
+        """Set the number of requests per minute.
 
-        Pauses continue, and the requests of the last minute still count towards the new rate.
+        The next request waits at least one step (rule 3). Pauses continue. The requests of the last minute still count.
         """
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
@@ -168,7 +168,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s)
 
     def delay_s(self, now: float) -> float:
-        """Return after how many seconds the next request may leave; 0 if it may leave at `now`."""
+        """Return the number of seconds until the next request may be sent; 0 if it may be sent at `now`."""
         self._forget(now)
         ready_at = max(self._next_at, self._stopped_until, self._backoff.until)
         if len(self._slots) >= self._most:
@@ -187,9 +187,8 @@ class Budget:
     def sent(self, slot: Slot, now: float) -> None:
         """Record that the request of `slot` is sent at `now`.
 
-        This may be later than `take`, because a request may first have to wait for a connection.
-
-        A second call for the same slot means that the HTTP client has sent the request again. Then both requests count.
+        The request may be sent later than its slot was acquired, because it may have to wait for a connection. A second
+        call for the same slot means that the HTTP client has sent the request again. Then both requests count.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)
@@ -206,17 +205,17 @@ class Budget:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record that Graph has answered the request of `slot`. This resets the growing length of the pauses.
+        """Record that Graph has answered the request of `slot`. The next pause after a failure is short again.
 
-        A request that was sent before the last pause began resets nothing.
+        A request that was sent before the last pause began has no effect.
         """
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:
-        """Stop all requests for `retry_after` seconds, because a request has failed.
+        """Stop all requests for `retry_after` seconds, because the request of `slot` has failed.
 
-        If `retry_after` is None, the backoff determines for how long. `jitter` is a random number in [0, 1), which
-        varies the length of the pause.
+        If `retry_after` is None, the backoff determines the length of the pause. `jitter` is a random number in [0, 1),
+        which varies this length.
         """
         if retry_after is None:
             until = self._backoff.failed(slot.granted_at, now, FIRST_PAUSE_S[kind], jitter)

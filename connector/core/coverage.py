@@ -23,7 +23,7 @@ class Window(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Piece of call time, and the time at which it was last read: `at` is the start of the run that read it."""
+    """Piece of call time that was read. `at` is the start of the run that read it last."""
 
     start: datetime
     end: datetime
@@ -85,17 +85,17 @@ class Coverage(NamedTuple):
     def unripe(self, window: Window, overlap: timedelta) -> list[Window]:
         """Return the parts of `window` that were not read late enough, oldest first.
 
-        Late enough means: at least `overlap` after the calls of the part began. Parts that were never read are
-        included.
+        A part was read late enough if it was last read at least `overlap` after its calls began. Parts that were never
+        read are returned as well.
         """
         ripe = (Window(read.start, min(read.end, read.at - overlap)) for read in self.reads)
         return subtract([window], [part for part in ripe if part.start < part.end])
 
     def until(self, now: datetime) -> "Coverage":
-        """Correct everything that is later than `now`, and return the new coverage.
+        """Remove call time after `now`, correct read times after `now`, and return the new coverage.
 
-        Later times remain in the coverage when a clock that was ahead is set back. Call time after `now` is removed. A
-        read time after `now` becomes one second before `now`, because the call time was really read earlier.
+        The coverage contains such times when a clock that was ahead has been set back. A read time after `now` becomes
+        one second before `now`, because the call time was really read earlier.
         """
         if all(read.end <= now and read.at <= now for read in self.reads):
             return self
@@ -109,10 +109,10 @@ class Coverage(NamedTuple):
         )
 
     def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
-        """Merge adjacent pieces where `is_alike` allows it, and return the new coverage.
+        """Merge adjacent pieces if this changes nothing for any sweep, and return the new coverage.
 
-        A merged piece keeps the older of the two read times. `is_alike(piece, at)` returns True if no sweep would
-        behave differently with the earlier read time `at` for this piece.
+        A merged piece keeps the older of the two read times. The function `is_alike(piece, at)` decides: it returns
+        True if every sweep behaves the same when `piece` gets the earlier read time `at`.
         """
         pieces: list[Read] = []
         for read in self.reads:
@@ -129,9 +129,8 @@ class Coverage(NamedTuple):
     def limited(self, most: int) -> "Coverage":
         """Reduce the coverage to at most `most` pieces, so that its record has a bounded size.
 
-        The result never claims more than was read. First, adjacent pieces with similar read times are merged and keep
-        the older time. If this is not enough, the shortest pieces are removed, and their call time counts as never
-        read.
+        The result never claims more than was read. Adjacent pieces with similar read times are merged, and keep the
+        older time. If this is not enough, the shortest pieces are removed: their call time counts as never read.
         """
         reads, tolerance = list(self.reads), timedelta(minutes=1)
         while len(reads) > most and tolerance < timedelta(days=1000):
@@ -157,7 +156,7 @@ class Coverage(NamedTuple):
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Return the call time up to which, beginning with `start`, all call time was read late enough.
+        """Return the call time up to which everything from `start` on was read late enough.
 
         Every call between `start` and the result was last read at least `overlap` after it began.
         """

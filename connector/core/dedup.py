@@ -87,7 +87,7 @@ class DedupIndex:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the arrays in bytes."""
+        """Return the memory that the index occupies, in bytes."""
         return sum(run.hours.nbytes + sum(column.nbytes for column in run.columns.values()) for run in self._runs)
 
     def find(self, entries: Entries) -> tuple[NDArray[np.bool_], Entries]:
@@ -250,9 +250,9 @@ def classify(
 
     If several rows have the same id, one of them is chosen (see `_choose`).
 
-    The stored entry may have an older fingerprint version. Then the function `fingerprints` computes the row's
-    fingerprint in that older version, and the two are compared. Therefore a release that knows more fields does not
-    publish every row again.
+    A stored entry may have an older fingerprint version. Then the function `fingerprints` computes the row's
+    fingerprint in the older version, so that the two can be compared. Without this, a release that knows more fields
+    would publish every row again.
     """
     found, known = find(entries, indexes)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
@@ -267,12 +267,11 @@ def classify(
 def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Choose one row per id.
 
-    Return which rows are chosen, and the indices of rejected rows: they have the id of a chosen row but a different
-    content.
+    Return a mask of the chosen rows, and the indices of the rejected rows. A rejected row has the id of a chosen row,
+    but a different content.
 
     If the index already holds the content of one of the rows, this row is chosen. Otherwise the row with the greatest
-    fingerprint is chosen. The choice therefore does not depend on the order of the rows, and the same rows always give
-    the same choice.
+    fingerprint is chosen. The choice therefore does not depend on the order of the rows.
     """
     chosen = np.ones(len(entries), np.bool_)
     if len(np.unique(entries["hi"])) == len(entries):
@@ -295,9 +294,9 @@ def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.b
 def _in_stored_version(
     entries: Entries, found: NDArray[np.bool_], known: Entries, fingerprints: Fingerprints | None
 ) -> Entries:
-    """Return `entries` with fingerprints that can be compared with the stored entries in `known`.
+    """Return a version of `entries` that can be compared with the stored entries in `known`.
 
-    A fingerprint is computed again where the stored entry has an older fingerprint version.
+    Where the stored entry has an older fingerprint version, the fingerprint is computed in this older version.
     """
     if fingerprints is None:
         return entries
@@ -338,11 +337,11 @@ def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
 
 
 def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:
-    """Return for each row the hour since the epoch that decides how long the index keeps it.
+    """Return for each row the hour since the epoch that decides how long the index keeps the row.
 
-    It is normally the hour of the call's start. If the start is missing, older than the horizon or more than one day in
-    the future, it is the hour at which the row was read (`observed_ms`). Otherwise a row with a start before the
-    horizon would be forgotten at once, and published again when it is next read.
+    It is normally the hour of the call's start. The hour of the reading (`observed_ms`) is used if the start is
+    missing, older than the horizon, or more than one day in the future. Otherwise a row with a start before the horizon
+    would be forgotten at once, and published again when it is next read.
     """
     observed = observed_ms // HOUR_MS
     starts = np.array([observed_ms if start is None else start for start in starts_ms], np.int64) // HOUR_MS

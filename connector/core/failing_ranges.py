@@ -3,8 +3,9 @@
 1. A range that fails is narrowed: it is requested in halves, down to one second. If one second fails, it is isolated:
    runs complete without it, it is reported with its cause, and it is requested again at growing intervals.
 2. The first failure halves a range at once. Any further step needs evidence that the failure depends on the range:
-   Graph must have served the tenant something after the range failed. Without evidence the range only waits for a
-   moment. A range that Graph refuses for its length (406) is halved without evidence, but is isolated only with it.
+   Graph must have served the tenant something after the range failed. Without evidence, the range only waits for some
+   seconds. A range that Graph refuses for its length (406) is halved without evidence, but is isolated only with
+   evidence.
 3. After a success inside a narrowed range or next to it, slices in the range may be twice as long. If the range last
    failed more than a minute ago, it is no longer narrowed at all. A success elsewhere ends the narrowing of ranges that
    last failed more than a quarter of an hour ago.
@@ -62,7 +63,7 @@ FailingRanges = tuple[FailingRange, ...]
 def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> FailingRanges:
     """Record that a request for `window` failed, and return the new failing ranges.
 
-    The rules of this module determine whether the range is narrowed, delayed or isolated.
+    The rules of this module determine whether the range is narrowed, must wait, or is isolated.
     """
     known = [one for one in ranges if _overlap(one.window, window)]
     others = _without(ranges, window)
@@ -89,10 +90,10 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
 
 
 def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRanges:
-    """Record that Graph served `window`: remove it from the failing ranges. Return the new failing ranges.
+    """Record that Graph served `window`, and return the new failing ranges.
 
-    The success shows that Graph may serve neighboring call time again. Therefore, longer slices may be requested in
-    failing ranges that `window` overlaps or touches (rule 3 of this module).
+    `window` is removed from the failing ranges. Longer slices may be requested in failing ranges that it overlaps or
+    touches, because Graph may serve them again as well (rule 3 of this module).
     """
     if not ranges:
         return ranges
@@ -108,9 +109,9 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start` from the ranges, and correct times that were recorded while the clock was ahead.
+    """Remove call time before `start` from the ranges, and correct times that a clock that was ahead has recorded.
 
-    No failure may be later than `now`, and no next request may be later than the longest interval after `now`.
+    A failure after `now` becomes a failure at `now`. The next request is at most half an hour after `now`.
     """
     if not ranges:
         return ranges
@@ -127,15 +128,18 @@ def isolated(ranges: FailingRanges) -> list[Window]:
 
 
 def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the ranges that no run or job may request at `now`: the isolated and the delayed ranges."""
+    """Return the ranges that no run or job may request at `now`.
+
+    These are the isolated ranges and the ranges that must wait after a failure.
+    """
     return [one.window for one in ranges if one.isolated or one.retry_at > now]
 
 
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
-    """Return the part of `windows` to request first, because it is the most likely to succeed.
+    """Return the part of `windows` that is most likely to be served, so that it is requested first.
 
-    This is the call time that never failed. If there is none, it is the call time that failed only once. If there is
-    none of this either, it is all of `windows`. A success here is the evidence that is needed to isolate other ranges.
+    It is the call time that never failed. If there is none, it is the call time that failed only once; otherwise all of
+    `windows`. A success there is the evidence that is needed to isolate other ranges.
     """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
@@ -148,12 +152,12 @@ def due(ranges: FailingRanges, now: datetime) -> list[Window]:
 
 
 def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
-    """Return when the next delayed range may be requested again; None if no range is delayed."""
+    """Return when the first of the waiting failing ranges may be requested again; None if no range must wait."""
     return min((one.retry_at for one in ranges if one.retry_at > now), default=None)
 
 
 def fit(ranges: FailingRanges, window: Window, *, newest_first: bool) -> Window:
-    """Shorten `window`, if it is longer than its failing ranges allow.
+    """Shorten `window` to the length that its failing ranges allow.
 
     `newest_first` keeps the end of the window; otherwise the start is kept.
     """
@@ -180,8 +184,8 @@ def is_known(ranges: FailingRanges, window: Window) -> bool:
 def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list[tuple[Window, str]]:
     """Split `windows` into pieces, each with the cause of its failure.
 
-    The cause comes from the isolated range that contains the piece. A piece outside of all isolated ranges gets the
-    text `otherwise`.
+    The cause is that of the isolated range which contains the piece. Outside of all isolated ranges, it is the text
+    `otherwise`.
     """
     pieces = [(rest, otherwise) for rest in subtract(windows, isolated(ranges))]
     for one in ranges:
@@ -201,8 +205,8 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
     """Return whether Graph refuses `window` as too long although its length cannot be the reason.
 
-    This is so if the window is only one second long, and Graph has served the tenant nothing since the window last
-    failed.
+    This is so if the window is only one second long, and Graph has served the tenant nothing since the last failure of
+    the window.
     """
     known = [one for one in ranges if _overlap(one.window, window)]
     return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)
@@ -211,7 +215,7 @@ def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFail
 def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
     """Return whether Graph has served the tenant anything since the ranges in `known` last failed.
 
-    If it has, a new failure shows that Graph fails only for these ranges. Otherwise Graph may fail for all ranges.
+    If so, a new failure shows that Graph fails only for these ranges. Otherwise Graph may fail for all ranges.
     """
     if not known or failure.served_at is None:
         return False
@@ -219,7 +223,7 @@ def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
 
 
 def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Return a narrowed range that, after a success, may be requested again at once.
+    """Let a narrowed range be requested again at once, because Graph has served other call time. Return the new range.
 
     If the success was inside the range or next to it (`is_beside`), slices in the range may also be twice as long.
     """
@@ -228,9 +232,9 @@ def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRa
 
 
 def _continues_isolated_area(others: FailingRanges, window: Window) -> bool:
-    """Return whether `window` should be isolated as a whole, because it touches isolated ranges (rule 4).
+    """Return whether `window` should be isolated as a whole, because it continues an area of isolated ranges (rule 4).
 
-    This is so if the isolated ranges directly before or after it, without a gap, are together at least as long.
+    The isolated ranges directly before or directly after `window` must together be at least as long as `window`.
     """
     # Isolated ranges that touch each other count together: follow them from `window` in either direction.
     before = after = 0.0
@@ -253,7 +257,7 @@ def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRa
 def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
     """Return the two halves of an isolated range that failed again.
 
-    The range is not split if it is one second long or if there are too many ranges.
+    It is returned as one range if it is one second long, or if `count`, the number of failing ranges, is too high.
     """
     if window.seconds <= 1 or count >= _MOST_SPLIT:
         return [_isolated(window, failure, failures)]
@@ -285,7 +289,7 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
     """Limit the number of ranges.
 
-    First, ranges that are not isolated yet are removed, those with the oldest failures before others. Then the
+    Ranges that are not isolated are removed, beginning with the oldest failures. If there are still too many, the
     isolated ranges that are closest to each other are joined.
     """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)

@@ -2,9 +2,8 @@
 
 1. Null, an absent member and the empty date (0001-01-01) count as equal. Members whose name begins with `@` are not
    compared.
-2. A row may be read by different releases of the connector, which know different members. Two readings are compared
-   only by the members that were known at both. The fingerprint version (`layout`) and the flag BETA_KNOWN of an entry
-   record which members were known when the row was read.
+2. Two releases of the connector may know different members of a row. A row is compared only by the members that both
+   releases know. The fingerprint version (`layout`) and the flag BETA_KNOWN of an entry record these members.
 3. Values are compared as Graph sent them. Even instants are compared as strings.
 """
 
@@ -60,8 +59,8 @@ class Fingerprints:
     def of(self, rows: list[Any], *, beta: bool) -> NDArray[np.uint64]:
         """Return the fingerprints of rows.
 
-        A fingerprint has 36 bits for the members of v1.0 and 28 bits for the members that only beta has. The 28 bits
-        are 0 if `beta` is False, because the Graph version in use does not have these members.
+        A fingerprint has 36 bits for the members of Graph's version v1.0, and 28 bits for the members that only beta
+        has. If `beta` is False, the connector reads v1.0, and the 28 bits are 0.
         """
         result = _digests(self._v1, rows) & ~_BETA_MASK
         if beta:
@@ -70,7 +69,10 @@ class Fingerprints:
 
 
 class _Lines:
-    """Encoder that writes some values of each row as one line of JSON. Such a line never contains a line break."""
+    """Encoder of rows for hashing: it writes the values of some fields as one line of JSON per row.
+
+    One encoder handles the instants of a row, another encoder handles all other fields.
+    """
 
     def __init__(self, fields: list[dict[str, Any]], layout: int, *, instants: bool) -> None:
         fields = [field for field in fields if (logical_type(field["type"]) == "timestamp-millis") is instants]
@@ -107,7 +109,7 @@ def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
 
 
 def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
-    """Return a function that removes from a value the nested members that a fingerprint version does not include.
+    """Return a function that removes the nested members of a value that fingerprint version `layout` does not include.
 
     Return None if the version includes all of them.
     """
@@ -142,7 +144,7 @@ def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
 
 
 def invalid_entry(raw: bytes) -> NDArray[np.void]:
-    """Return the index entry of an invalid row. Its key is the hash of the row's bytes; shape (1,), dtype ENTRY."""
+    """Return the index entry of an invalid row, as an array of one element. Its key is the hash of the row's bytes."""
     entry = np.zeros(1, ENTRY)
     key = _keys([b"u" + raw])
     entry["hi"], entry["lo"] = key["hi"], key["lo"]
@@ -151,7 +153,7 @@ def invalid_entry(raw: bytes) -> NDArray[np.void]:
 
 
 def rejected_entries(entries: NDArray[np.void]) -> NDArray[np.void]:
-    """Return the index entries of rejected contents of conflicting rows.
+    """Return the index entries that record the rejected contents of conflicting rows.
 
     Each key is a hash of the row's id and fingerprint.
     """

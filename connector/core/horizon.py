@@ -1,8 +1,8 @@
 """Horizon: how far back call time may be read, and when the deduplication index forgets rows.
 
 The index forgets a row when its call started more than `horizon` ago, in whole hours. A row that is read after it was
-forgotten would be published again. Therefore `readable_from` is the only function that decides how far back call time
-may be read, and every window, run and job is cut with it at every step.
+forgotten would be published again. Therefore only `readable_from` decides how far back call time may be read. Every
+window, run and job is cut with it at every step.
 """
 
 from collections.abc import Sequence
@@ -36,29 +36,30 @@ def readable_from(
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return a full hour: the deduplication index forgets the rows of all calls that started before it.
+    """Return the full hour from which on the deduplication index keeps rows.
 
-    The hour never moves back: it is at least `forgotten_before`, the hour that was determined last.
+    The start of a row's call decides: rows of earlier calls are forgotten. The hour never moves back, so the result is
+    never earlier than `forgotten_before`, the previous result.
     """
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
 
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
-    """Derive `forgotten_before` for a state that an older version of the connector has stored without it.
+    """Return `forgotten_before` for a state that an older version of the connector has stored without it.
 
-    The older version removed coverage and index entries behind the horizon at the same time. If the coverage begins
-    after `start`, although every sweep is complete up to there (`throughs`), the beginning of the coverage was removed.
-    Then rows were forgotten as well, and the result is the start of the remaining coverage. Otherwise no row was
-    forgotten, and the result is the epoch.
+    The older version removed coverage and index entries behind the horizon together. So index entries are missing if
+    the beginning of the coverage was removed. It was removed if the coverage begins after `start`, although every sweep
+    is complete up to there (`throughs`). Then the result is the beginning of the coverage. Otherwise it is the epoch,
+    because no row was forgotten.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH
 
 
 def bounded(missed: Sequence[Window]) -> tuple[Window, ...]:
-    """Limit the number of windows of call time that a sweep has missed.
+    """Join the oldest windows into one if there are more than 200 windows.
 
-    If there are too many, the oldest are joined into one.
+    The windows are the call time that a sweep could not read in time.
     """
     if len(missed) <= _MOST_MISSED:
         return tuple(missed)

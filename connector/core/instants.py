@@ -40,7 +40,7 @@ def parse_ms(text: str) -> int | None:
 
 
 def parse_column(column: Iterable[str | None]) -> list[int | None]:
-    """Parse many instants as `parse_ms` does. None stays None."""
+    """Parse many instants in the same way as `parse_ms`. An element that is None stays None."""
     minutes, seconds, fractions = _minutes, _SECONDS, _FRACTIONS
     parsed: list[int | None] = []
     for text in column:
@@ -85,12 +85,12 @@ def _parse_any(text: str) -> int | None:
 
 
 def to_ms(moment: datetime) -> int:
-    """Return the epoch milliseconds of an aware datetime, rounded down."""
+    """Convert an aware datetime to epoch milliseconds, rounded down."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def from_ms(milliseconds: int) -> datetime:
-    """Return the aware UTC datetime of epoch milliseconds."""
+    """Convert epoch milliseconds to an aware UTC datetime."""
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 

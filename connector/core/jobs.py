@@ -1,6 +1,6 @@
 """Backfills: ranges of call time that an operator has ordered to be read, oldest call time first.
 
-A job survives restarts: it is part of the tenant's state, and its progress is the list of windows that were read. A
+A job survives restarts, because it is part of the tenant's state. Its progress is the list of windows that were read. A
 command has an id and takes effect once, even if it arrives several times.
 """
 
@@ -23,7 +23,7 @@ _REMEDY = "run connector backfill --again to read it, which also publishes rows 
 
 
 class Job(NamedTuple):
-    """One backfill. Times are aware UTC."""
+    """One backfill with its progress. Times are aware UTC."""
 
     id: str
     window: Window
@@ -77,9 +77,9 @@ def apply(
 ) -> Orders:
     """Apply an operator's command and return the new orders.
 
-    Only the part of a backfill's range between `oldest` (the horizon) and `now` is read. If the backfill was ordered
-    without `again`, its range begins at least `horizon.MARGIN` after `oldest`. If no part of the range may be read, the
-    job is stored as failed, with the reason.
+    A backfill reads only the part of its range between `oldest` (the horizon) and `now`. Without `again`, the part
+    begins at least `horizon.MARGIN` after `oldest`. A job is stored as failed, with the reason, if nothing of its range
+    may be read. Without `again`, this includes call time before `forgotten_before`.
     """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
@@ -105,10 +105,11 @@ def apply(
 def next_piece(
     orders: Orders, in_flight: Collection[Window], floor: datetime = EPOCH, oldest: datetime = EPOCH
 ) -> tuple[Job, Window] | None:
-    """Return the first job with something to read, and the oldest part of its range that is not in flight.
+    """Return the first job that has call time to read, together with the oldest part of this call time.
 
-    Return None if no job has anything to read. A job without `again` reads no call time before `floor`, because the
-    deduplication index may have forgotten its rows. A job with `again` reads back to `oldest`.
+    Call time in `in_flight` is left out. A job without `again` reads from `floor` on, because the deduplication index
+    may have forgotten rows of earlier calls. A job with `again` reads from `oldest` on. Return None if no job has
+    anything to read.
     """
     for job in orders.jobs:
         pieces = subtract(_readable(job, floor, oldest), in_flight)
@@ -118,20 +119,20 @@ def next_piece(
 
 
 def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
-    """Record that `window` of a job was read. The job ends when its whole range was read."""
+    """Record that `window` of a job was read, and return the new orders. The job ends when its whole range was read."""
     return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Mark a job as failed if parts of its range are unread, but none of them may be read any more.
+    """Mark every job as failed whose unread call time may not be read any more. Return the new orders.
 
-    They lie behind the horizon, or too close to it.
+    A job without `again` may read from `floor` on, and a job with `again` from `oldest` on.
     """
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 
 def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime) -> Orders:
-    """Add published rows and requests to the counters of a job."""
+    """Add published rows and requests to the counters of a job. A waiting job becomes a running job."""
     return orders._replace(
         jobs=tuple(
             job._replace(
@@ -170,7 +171,10 @@ def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, 
 
 
 def _readable(job: Job, floor: datetime, oldest: datetime) -> list[Window]:
-    """Return the parts of a job's range that are unread and may still be read."""
+    """Return the unread parts of a job's range that it may still read.
+
+    A job without `again` may read from `floor` on, and a job with `again` from `oldest` on.
+    """
     begin = oldest if job.again else floor
     return clip(job.left, Window(begin, max(begin, job.window.end)))
 

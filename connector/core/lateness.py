@@ -30,7 +30,7 @@ class Sweeping(NamedTuple):
 class Lateness:
     """Distribution of the age at which rows appear.
 
-    It is given for some ages. Between two of these ages, it is interpolated linearly.
+    The distribution is given for some ages, and is interpolated linearly between them.
     """
 
     def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
@@ -49,14 +49,15 @@ class Lateness:
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the integral of the distribution from age 0 to each age in `age_s`, in seconds.
 
-        From two of these values follows the mean share of rows that have appeared between the two ages.
+        The caller computes mean values with it. The mean share of rows that have appeared between two ages is the
+        difference of the two integrals, divided by the difference of the ages.
         """
         inside = np.interp(age_s, self._ages, self._passed)
         return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
 
 
 def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
-    """Count rows by age class. Return the counts `before`, increased by the rows of the given ages.
+    """Count rows by age class. Return the counts `before`, increased by the rows with the ages `ages_s` (seconds).
 
     `before` may be empty.
     """
@@ -72,8 +73,8 @@ def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
     `counts` is the number of rows per age class that `sweeps` have found (see `counted`). Return None if there are too
     few rows.
 
-    A sweep finds a row only at its next run, which is half a cadence after the row has appeared, on average. This delay
-    is subtracted.
+    A sweep finds a row only at its next run: on average, half a cadence after the row has appeared. The estimate
+    subtracts this delay.
     """
     total = sum(counts)
     if total < _ENOUGH:

@@ -25,7 +25,7 @@ def nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, 
 
 
 def inner_type(avro: Any) -> Any:
-    """Return an Avro type without the null branch of its union."""
+    """Return the type of a nullable Avro field without `null`. Any other type is returned unchanged."""
     if isinstance(avro, list):
         return next(branch for branch in avro if branch != "null")
     return avro
@@ -44,7 +44,7 @@ def is_array(avro: Any) -> bool:
 
 
 def _json_type(avro: Any) -> Any:
-    """Return the type of the JSON that Graph sends for a field of the Avro type `avro`."""
+    """Return the Python type into which the JSON of a field is decoded. `avro` is the Avro type of the field."""
     inner = inner_type(avro)
     simple = {"string": str, "int": _INT32, "boolean": bool}
     if isinstance(inner, str):
@@ -60,8 +60,8 @@ def _json_type(avro: Any) -> Any:
 
 
 def member(avro: Any) -> tuple[Any, Any]:
-    """Return the type and the default of the struct member that holds a field of the type `avro`.
+    """Return the Python type and the default value of the struct member for a field. `avro` is the field's Avro type.
 
-    Every member may be null or absent.
+    The default is None, and the type allows None, because Graph may send null or leave the field out.
     """
     return _json_type(avro) | None, None

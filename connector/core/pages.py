@@ -17,7 +17,7 @@ _QUOTE, _SURROGATE = ord('"'), rb"\ud"
 
 
 class NotAPageError(ValueError):
-    """The body is not a page of rows: HTML, truncated, garbage, or JSON of another kind."""
+    """The body is not a page of rows. It may be HTML, incomplete, or other JSON."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -40,8 +40,8 @@ decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def decode_page(body: bytes) -> Page:
     """Decode a page into its rows and the link to the next page.
 
-    The name of the member with the link may be in upper or lower case. If a row is valid JSON but cannot be decoded, it
-    is nevertheless returned, like any other row. Raises NotAPageError if `body` is not a complete page.
+    The name of the member with the link may be in upper or lower case. A row that cannot be decoded is returned like
+    any other row, if it is valid JSON. Raises NotAPageError if `body` is not a complete page.
     """
     if _count_parts(body) > _MOST_PARTS:
         # Decoding costs time and memory for each value, so this body is not decoded.
@@ -78,9 +78,9 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
-    """Decode the envelope of a page. Return it together with the text from which it was decoded.
+    """Decode a page into undecoded rows and the link. Also return the text that was decoded.
 
-    The text is `body` itself or, if `body` could not be decoded, a masked copy of the same length (see `mask`).
+    The text is `body` itself. If `body` cannot be decoded, the text is a masked copy of the same length (see `mask`).
     """
     try:
         return _envelope_decoder.decode(body), body
@@ -100,9 +100,9 @@ def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
 
 
 def mask(text: bytes) -> bytes:
-    """Replace two things in JSON that are legal but that the decoder rejects: lone surrogates and deep nesting.
+    """Replace lone surrogates and deeply nested values, which JSON allows but the decoder rejects.
 
-    The result has the same length, so that each position in it is also a position in `text`.
+    The result has the same length as `text`, so that every other value stays at its position.
     """
     # `deep_at` is the depth of the outermost value that is nested too deeply; the whole value becomes the number 0.
     pieces, at, depth, deep_at = [], 0, 0, 0
@@ -129,8 +129,8 @@ def mask(text: bytes) -> bytes:
 def is_deep(row: bytes) -> bool:
     """Return whether a row is nested more deeply than Python 3.11 can decode.
 
-    Newer versions of Python decode deeper nesting. The limit is fixed so that the version does not decide which rows
-    are valid.
+    Newer versions of Python decode deeper nesting. The limit is fixed, so that the same rows are valid with every
+    version.
     """
     if row.count(b"[") + row.count(b"{") <= _DEEPEST_ROW:
         return False

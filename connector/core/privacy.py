@@ -63,7 +63,7 @@ def _drop(value: str) -> str | None:
 
 
 class Privacy:
-    """Masks, pseudonymizes or drops the configured fields of rows. Falsy if no field is configured."""
+    """Masks, pseudonymizes or drops the configured fields of rows. The object is falsy if no field is configured."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
         """Create the object. `treatments` maps the name of each field to "mask", "pseudonymize" or "drop".
@@ -82,15 +82,16 @@ class Privacy:
     def treat(self, columns: dict[str, list[Any]]) -> None:
         """Mask, pseudonymize or drop values of many rows in place.
 
-        `columns` maps each field to the values of all rows.
+        `columns` maps the name of each field to the list of its values, one per row.
         """
         for name, treat in self._fields:
             columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
-        """Mask, pseudonymize or drop the configured fields in those members of a row that the schema does not know.
+        """Mask, pseudonymize or drop the configured fields in members that the schema does not know.
 
-        Return the members. Each value is JSON text. A member whose JSON cannot be read is left out.
+        `members` maps the name of each member to its JSON text. The result has the same form. A member whose JSON
+        cannot be read is left out.
         """
         treated = {}
         for name, text in members.items():
@@ -116,7 +117,7 @@ class Privacy:
 
 
 class _Rewriting:
-    """Rewriter of one JSON text, in which it masks, pseudonymizes or drops the values of the configured fields.
+    """Rewriter of one JSON text: it masks, pseudonymizes or drops the values of the configured fields.
 
     It uses a stack instead of recursion, because a row may be nested more deeply than Python's recursion limit.
     """

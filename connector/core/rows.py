@@ -102,7 +102,7 @@ class PageRows(NamedTuple):
 
 
 def join(readings: Sequence[PageRows]) -> PageRows:
-    """Join the rows of several pages into one PageRows, including the functions for older fingerprint versions."""
+    """Join the rows of several pages into one PageRows. Its function `fingerprints` works for the rows of all pages."""
     ends = np.cumsum([len(reading.entries) for reading in readings])
 
     def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
@@ -121,7 +121,7 @@ def join(readings: Sequence[PageRows]) -> PageRows:
 
 
 class RowSchema:
-    """Schema of a row, made from the Avro schema. It knows which members the configured version of Graph has."""
+    """Schema of a row, made from the Avro schema and the configured version of Graph (v1.0 or beta)."""
 
     def __init__(self, schema: Mapping[str, Any], api_version: str) -> None:
         graph_fields = [field for field in schema["fields"] if "since" in field]
@@ -150,7 +150,7 @@ class RowSchema:
     def read(self, raws: Iterable[bytes]) -> PageRows:
         """Decode all rows of a page. `raws` holds the JSON of each row as received.
 
-        Every row is in the result, invalid ones as InvalidRow.
+        The result contains every row. Invalid rows are InvalidRow objects.
         """
         raws = list(raws)
         rows: list[Any] = []
@@ -187,7 +187,7 @@ class RowSchema:
         return PageRows(_Rows(rows, raws, self._examine), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
-        """Decode several rows at once. Return None if any of them is invalid."""
+        """Decode several rows at once, which is fast. Return None if any of them is invalid."""
         # The strict decoder is tried first: a row of its type has no unknown members and needs no second look.
         text = b"[%b]" % b",".join(raws)
         for decoder in (self._strict_rows, self._lenient_rows):
@@ -230,9 +230,9 @@ class RowSchema:
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
     def _examine(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
-        """Convert each decoded row to a Row, with the members that the schema does not know.
+        """Convert decoded rows to Row objects, which also contain the members that the schema does not know.
 
-        An InvalidRow stays as it is.
+        An InvalidRow is returned unchanged.
         """
         strict = self._strict
         return [
@@ -262,9 +262,10 @@ class RowSchema:
             return None
 
     def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
-        """Return the values of a row by the names of the schema's fields, with instants as epoch milliseconds.
+        """Return the values of a row by field name, with instants as epoch milliseconds. `raw` is the JSON of the row.
 
-        The second value is an InvalidRow if an instant cannot be parsed. Then the values must not be used.
+        If an instant cannot be parsed, the second result is an InvalidRow, and the values must not be used. Otherwise
+        the second result is None.
         """
         columns, problems = self.resolve_columns([row], [raw])
         return {name: column[0] for name, column in columns.items()}, problems.get(0)
@@ -272,10 +273,10 @@ class RowSchema:
     def resolve_columns(
         self, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw]
     ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
-        """Return the values of many rows: one column per field of the schema, with instants as epoch milliseconds.
+        """Return the values of many rows by field name, with instants as epoch milliseconds.
 
-        The second value maps the index of a row to an InvalidRow if an instant of the row cannot be parsed. Then the
-        row's values must not be used.
+        Each field has a list with one value per row. The second result holds the rows with an instant that cannot be
+        parsed, as InvalidRow by index. Their values must not be used.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
         columns |= zip(

@@ -41,7 +41,7 @@ class LearnTime(NamedTuple):
 
 
 class StartRuns(NamedTuple):
-    """Notice that the tenant's start was fixed or that runs have started. The plan already contains both."""
+    """Notice that runs have started or that the tenant's start was fixed. The plan already contains both changes."""
 
     start: datetime | None
     "Start of the tenant if it was fixed now; otherwise None."
@@ -60,20 +60,23 @@ class ReadSlice(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Decision to read nothing until `until`, or until a slice ends or a command arrives. None means no time limit."""
+    """Decision to read nothing until the time `until`.
+
+    The wait ends earlier when a slice ends or a command arrives. If `until` is None, there is no time limit.
+    """
 
     until: datetime | None
 
 
 class Stop(NamedTuple):
-    """Decision to end the sweeper, because every due sweep has ended or failed. Only made if `once` is set."""
+    """Decision to end the sweeper, because every due sweep has ended or failed. It is made only if `once` is set."""
 
 
 Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
 
 
 class SliceFailure(NamedTuple):
-    """Failure of a slice, and its extent: only this range of call time, or the whole tenant."""
+    """Failure of a slice: its cause, and whether it concerns only this range of call time or the whole tenant."""
 
     cause: RangeFailure
     of_range: bool
@@ -129,7 +132,7 @@ class Scheduler:
         once: bool = False,
         rows_per_second: float | None = None,
     ) -> None:
-        """Create the scheduler. `plan` is the tenant's state, from which it continues.
+        """Create the scheduler. It continues from `plan`, the state of the tenant.
 
         `rows_per_hour(first, end)` returns the number of rows in the deduplication index for each hour of call start,
         from hour `first` up to, not including, hour `end`. Hours are counted since the epoch. `rows_per_second` is the
@@ -138,7 +141,7 @@ class Scheduler:
         `start` is the configured start of the tenant. It takes effect as soon as Graph has confirmed the time. If it is
         None, the plan already has its start, and the time needs no confirmation.
 
-        With `once`, each due sweep is read once. Backfills are ignored, because they are left to other workers.
+        With `once`, each due sweep is read once. Backfills are left to other workers.
         """
         self.plan = _without_jobs(plan) if once else plan
         "State of the tenant, including everything that is in the shard's buffer but not committed yet."
@@ -178,9 +181,9 @@ class Scheduler:
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        This time changes only when a batch is committed. The plan, which is ahead of the commits, may then show older
-        call time as read, although the committed state does not. This does no harm, because such call time is never
-        read again.
+        `before` changes only with a commit, but the plan is ahead of the commits. So the plan may show older call time
+        as read that the committed state does not. This does no harm, because call time before `before` is never read
+        again.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 
@@ -197,7 +200,7 @@ class Scheduler:
     def repeats(self, piece: Slice, *, repeated: bool) -> bool:
         """Record that the page chain of an open slice was read to its end. Return whether the chain must be read again.
 
-        `repeated` means that an id occurred on two pages, so that rows may have moved between pages during the reading.
+        `repeated` is True if an id occurred on two pages. Then rows may have moved between pages during the reading.
         """
         slice_ = self._open[piece]
         slice_.steady = not repeated
@@ -205,10 +208,10 @@ class Scheduler:
         return repeated and slice_.repeats <= _REPEATS
 
     def finished(self, piece: Slice, rows: int, now: datetime) -> Outcome:
-        """Record that a slice was read. Call this after all of its pages were put into the shard's buffer.
+        """Record that a slice was read, and return the consequences.
 
-        `rows` is the number of rows that its page chain had when it was last read. The lengths of the next slices are
-        estimated from it.
+        Call this after all pages of the slice were put into the shard's buffer. `rows` is the number of rows in the
+        last reading of its page chain. It is used to estimate the lengths of the next slices.
         """
         slice_ = self._open.pop(piece)
         before = failing_ranges.isolated(self.plan.failing_ranges)
@@ -219,9 +222,9 @@ class Scheduler:
         return self._with_ranges(Outcome(slice_.steady, tuple(ended)), before)
 
     def failed(self, piece: Slice, failure: SliceFailure, now: datetime) -> Outcome:
-        """Record that a slice has failed.
+        """Record that a slice has failed, and return the consequences.
 
-        The whole tenant begins a rest, unless the failure may concern only this range.
+        If the failure concerns the whole tenant, the tenant begins a rest, in which nothing is read.
         """
         self.closed(piece)
         before, cause = self.plan.failing_ranges, failure.cause
@@ -239,8 +242,9 @@ class Scheduler:
         self._open.pop(piece, None)
 
     def rest(self, now: datetime, *, permanent: bool) -> Rest | None:
-        """Fail all runs in progress and begin a rest, in which nothing is read. Afterwards these runs start again.
+        """Mark all runs in progress as failed, and begin a rest, in which nothing is read.
 
+        The runs start again after the rest. The rest is longer if only an operator can remove the cause (`permanent`).
         Return None if the tenant already rests.
         """
         if self._is_resting(now):
@@ -307,9 +311,9 @@ class Scheduler:
     def _unread(self, piece: Slice) -> list[Window]:
         """Return the parts of a slice that were never read before. Lateness is not measured for their rows.
 
-        The reason: a row of such a part may have been readable long before the connector read it. All call time of a
-        backfill counts as never read. Short parts are not returned: they are recent call time that the live sweep reads
-        without delay.
+        A row of such a part may have been readable long before the connector read it. All call time of a backfill is
+        returned, because it counts as never read. Short parts are left out: they are recent call time, which the live
+        sweep reads without delay.
         """
         window = piece.window
         if piece.job:
@@ -321,7 +325,7 @@ class Scheduler:
         return unread
 
     def _with_ranges(self, outcome: Outcome, before: list[Window]) -> Outcome:
-        """Return `outcome` together with the ranges that have become isolated or are no longer isolated.
+        """Add to `outcome` the ranges that have become isolated, and the ranges that are no longer isolated.
 
         `before` holds the ranges that were isolated before the slice ended.
         """

@@ -1,11 +1,12 @@
 """Slices: the choice of the call time to read next, in page chains of about ten pages.
 
-1. The windows of runs come first, newest call time first, and the live sweep before all other sweeps. Isolated ranges
-   that are due to be requested again come before the other sweeps.
-2. Catch-up ranges follow, oldest call time first. After an outage, a catch-up range lies between the call time up to
+1. Isolated ranges that are due to be requested again come first. If several page chains may be open, one of them is
+   reserved for the live sweep, so that it need not wait for these ranges.
+2. The windows of runs follow: the live sweep before all other sweeps, and newest call time first.
+3. Catch-up ranges follow, oldest call time first. After an outage, a catch-up range lies between the call time up to
    which the sweep is complete and the window of its run. Call time that the run of another sweep reads anyway is left
    out.
-3. Jobs come last.
+4. Jobs come last.
 """
 
 from collections.abc import Collection
@@ -29,10 +30,10 @@ _SHORTEST_SLICE = timedelta(seconds=60)
 def next_slice(
     state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
 ) -> Slice | None:
-    """Return the next slice to read; None if everything that is due was read or is being read.
+    """Return the next slice to read; None if there is no slice that may be read.
 
-    `live` is True if a page chain of the live sweep may be opened, and `others` is True if any other chain may be
-    opened.
+    `in_flight` are the slices that are being read. `live` is True if a page chain of the live sweep may be opened, and
+    `others` is True if any other chain may be opened.
     """
     if state.orders.paused:
         return None
@@ -86,10 +87,10 @@ def is_idle(state: State, rules: Rules, now: datetime) -> bool:
 
 
 def _left_of_run(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
-    """Return the call time that a run still has to read, oldest first.
+    """Return the call time that a run still has to read, oldest first. Call time in `taken` is left out.
 
-    If the run replaced a previous run, the call time that the previous run left unread has precedence: only this call
-    time is returned until it was read.
+    If the run replaced a previous run, the call time that the previous run left unread comes first. Nothing else is
+    returned until it was read.
     """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(windows.unread(state.coverage, run, floor, since), taken)
@@ -110,8 +111,8 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
     """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
     The catch-up range lies between the call time up to which the sweep was complete and the window of its last run. A
-    part is left out if the run of another sweep is going to read it, and this run began late enough: at least this
-    sweep's `overlap` after the calls of the part.
+    part is left out if the run of another sweep reads it anyway, at least this sweep's `overlap` after the calls of the
+    part.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)
@@ -127,7 +128,7 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
 class Sizes:
     """Estimate of the length at which a slice fills about ten pages.
 
-    It is based on the number of rows in the deduplication index. For call time that was never read, it is based on the
+    Where call time was read, the estimate uses the number of its rows in the deduplication index. Elsewhere it uses the
     density of rows in call time that was read recently.
     """
 
@@ -146,7 +147,7 @@ class Sizes:
         self._rows_per_second = rows_per_second
 
     def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
-        """Shorten `window` so that it probably holds at most ROWS_A_SLICE rows and is not longer than `longest`.
+        """Shorten `window` to at most the length `longest`, and so that it probably holds at most ROWS_A_SLICE rows.
 
         `newest_first` keeps the end of the window; otherwise the start is kept.
         """
@@ -192,15 +193,15 @@ class Sizes:
 def first_guess() -> float:
     """Return the number of rows per second of call time to expect for a tenant that was never read.
 
-    With this value, the first slices are one hour long.
+    It makes the first slices one hour long.
     """
     return ROWS_A_SLICE / 3600
 
 
 def next_guess(window: Window, rows: int) -> float:
-    """Return the number of rows per second of call time to expect next to `window`, in which `rows` rows were read.
+    """Return the number of rows per second of call time to expect next to `window`, which held `rows` rows.
 
-    The value is limited, so that the next slice is at most four times as long.
+    The number has a lower limit, so that the next slice is at most four times as long as `window`.
     """
     return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
 

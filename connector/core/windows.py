@@ -1,16 +1,16 @@
 """Sweeps of a tenant: when their runs start, what a run has read, and how far each sweep is complete.
 
-1. A sweep starts a run at the cadence `every`. The run reads all calls that began in the last `overlap`, and the
-   catch-up range before them: the call time back to `through`, up to which the sweep was complete. Therefore `through`
-   keeps its exact meaning: every call that began before `through` was last read at least `overlap` after it began.
+1. A sweep starts a run at the cadence `every`. The run reads all calls that began in the last `overlap`. It also reads
+   the catch-up range before them, back to `through`, the call time up to which the sweep was complete. So every call
+   that began before `through` was last read at least `overlap` after it began.
 2. A run is done when coverage shows that all of its window was read since the run started. No other progress of a run
-   is stored. A run therefore continues after a restart where it stopped, and call time that one sweep reads also counts
-   for every other sweep that needs it.
+   is stored. A run therefore continues after a restart where it stopped. Call time that one sweep reads also counts for
+   every other sweep that needs it.
 3. When several sweeps are due at the same time, each piece of call time is read once, for the sweep with the shortest
    `every` that needs it. In this way a deep sweep replaces the shallow sweeps that it contains.
 4. No window begins before the tenant's start, or before the call time that may still be read (`horizon.readable_from`).
-   This is checked at every step. Call time that a sweep could not read in time is missed: the sweep's position moves
-   past it, but `through` does not.
+   This is checked at every step. Call time that a sweep could not read in time is missed. The sweep then continues from
+   a later `position`, but its `through` stays at the missed call time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,10 +81,10 @@ class SweepState(NamedTuple):
         return self.through if self.position is None else self.position
 
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
-        """Return the state of the sweep with a new position and a new set of missed windows.
+        """Let the sweep continue from `position`, and return its new state.
 
-        The sweep is complete up to `through`, which becomes the start of the first missed window before `position`, or
-        `position` if there is none.
+        `missed` is the call time that the sweep has not read late enough. `through` becomes the start of the first
+        missed window before `position`. If there is none, it becomes `position`.
         """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position
@@ -148,8 +148,8 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 def resume(state: State, rules: Rules, now: datetime) -> State:
     """Adapt a stored state to the current configuration after a restart.
 
-    Sweeps that are not in `rules` are dropped and new ones are added. A run that is older than its sweep's cadence
-    ends.
+    Sweeps that are not in `rules` are removed, and new sweeps are added. A run in progress is ended if it began at
+    least one cadence ago, so that the next run can start.
     """
     known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}
     sweeps = []
@@ -200,7 +200,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
-    """Return the sweeps in `started`, by index, whose previous run was replaced before it was done."""
+    """Return the indices of those sweeps in `started` whose previous run was not done when the new run replaced it."""
     runs = ((index, state.sweeps[index].run) for index in started)
     return [index for index, run in runs if run is not None and run.overtaken is not None]
 
@@ -245,7 +245,7 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
 def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
     """Apply an operator's command and return the new state.
 
-    The range of a backfill is cut at `oldest`. The command `pause` ends the runs in progress.
+    A backfill reads no call time before `oldest`. The command `pause` ends the runs in progress.
     """
     orders = jobs.apply(state.orders, order, second(now), second(oldest), state.forgotten_before)
     state = state._replace(orders=orders)
@@ -267,7 +267,7 @@ def next_due(state: State) -> datetime | None:
 
 
 def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
-    """Return when a run can start or a delayed range may be requested again, whichever is first.
+    """Return when a run can start or a failing range may be requested again, whichever is first.
 
     Return None while the tenant is paused.
     """
@@ -281,7 +281,7 @@ def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
     """Return by how many seconds a run exceeds its time limit; 0 if it does not.
 
-    The run must end within the cadence `every` after it was due.
+    A run must end at most one cadence (`every`) after it was due.
     """
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
@@ -298,9 +298,10 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 
 def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return the earliest call time that a backfill without `again` may read, and that for a backfill with `again`.
+    """Return the earliest call time that backfills may read: first without `again`, then with `again`.
 
-    Without `again`, it must not read call time whose rows may be missing from the deduplication index.
+    A backfill with `again` publishes known rows once more. A backfill without `again` must not read call time whose
+    rows may be missing from the deduplication index.
     """
     floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
     return floor, second(now - rules.horizon)
@@ -309,8 +310,8 @@ def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, dat
 def _countable(state: State, piece: Slice) -> list[Window]:
     """Return the part of a slice that coverage may record as read.
 
-    If the slice is read without `again`, rows of calls that began before `forgotten_before` are not published, because
-    the deduplication index may have forgotten them. This call time must therefore not count as read.
+    Rows of calls that began before `forgotten_before` are not published, because the deduplication index may have
+    forgotten them. Their call time must therefore not count as read. A backfill with `again` does publish such rows.
     """
     window = piece.window
     if piece.again:
@@ -321,11 +322,10 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the first state of a sweep that was added to the configuration.
 
-    The sweep need not read call time that was already read late enough: at least its overlap after the calls began.
-    This is so for all call time before the position of an old sweep whose overlap is at least as long. The new sweep
-    therefore continues from the latest of these positions. From there, it also passes all call time that coverage shows
-    as read late enough. Coverage alone is not sufficient: for old call time it often shows read times that are too
-    early, because merged ranges keep the oldest.
+    The new sweep skips call time that was already read late enough: at least its overlap after the calls began. An old
+    sweep with the same or a longer overlap has read everything before its position late enough. The new sweep begins at
+    the latest of these positions, and then skips what coverage shows as read late enough. Coverage alone is not
+    sufficient: merged ranges show only their oldest read time, which is often too early.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:
@@ -335,7 +335,10 @@ def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
 
 
 def _moved_past(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
-    """Move a sweep to `position`. Call time before `position` that was not read late enough becomes missed."""
+    """Let a sweep continue from `position`, and return its new state.
+
+    Call time before `position` that was not read late enough becomes missed call time.
+    """
     missed = list(sweep_state.missed)
     if sweep_state.resumes_at < position:
         missed.append(Window(sweep_state.resumes_at, position))
@@ -346,7 +349,7 @@ def _moved_past(sweep_state: SweepState, coverage: Coverage, position: datetime)
 def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None = None) -> list[Window]:
     """Return the parts of a run's window that were not read at or after `since`, oldest first.
 
-    Without `since`, the start of the run counts.
+    The default of `since` is the start of the run. Call time before `floor` is left out.
     """
     begin = max(run.window.start, floor)
     return coverage.missing(Window(begin, run.window.end), since or run.started) if begin < run.window.end else []
@@ -355,7 +358,8 @@ def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     """Return when the sweep's next run begins.
 
-    This is when the sweep is due or, while a run is in progress, when this run is so old that the next run replaces it.
+    Normally, it begins when the sweep is due. If a run is in progress, it begins when this run is old enough to be
+    replaced.
     """
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
@@ -365,7 +369,7 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
 
 
 def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
-    """Return whether no sweep would behave differently if `read` was recorded with the earlier read time `at`."""
+    """Return whether every sweep behaves the same if `read` is recorded with the earlier read time `at`."""
     for sweep_state in sweeps:
         overlap, run = sweep_state.sweep.overlap, sweep_state.run
         begins = [] if run is None else [run.started, run.overtaken]
@@ -380,7 +384,7 @@ def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bo
 
 
 def halves(window: Window) -> list[Window]:
-    """Split a window into two halves. A window of one second is not split: the list then holds only this window."""
+    """Split a window into two halves. A window of one second is returned as a list of one window."""
     middle = second(window.start + (window.end - window.start) / 2)
     return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
 
@@ -388,8 +392,7 @@ def halves(window: Window) -> list[Window]:
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
     """Return the index of the sweep with the longest overlap among the sweeps in `started`; None if `started` is empty.
 
-    The sweeps have started together. The run of this sweep also reads the windows of the others, so all runs end
-    together.
+    Sweeps that start together are read as one: the run with the longest overlap also reads the windows of the others.
     """
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 

@@ -1,8 +1,8 @@
 """Builder of batches: it turns the messages of the buffer into the records of one transaction.
 
 The deduplication index changes only after the commit. Until then, the index entries of the batch's rows are in a second
-index, `Change.pending`. Later pages of the same batch are compared with both. If the transaction fails, the second
-index is dropped with the batch.
+index, `Change.pending`. Later pages of the same batch are compared with both indexes. If the transaction fails, the
+second index is dropped with the batch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -41,8 +41,8 @@ class Batches:
         """Create the builder.
 
         `partitions` maps each row topic to its number of partitions. `schema_ids` maps each topic to the id of its
-        schema; it is None without a schema registry. `topic_ids` takes names of topics and returns the ids that brokers
-        have given to them.
+        schema; it is None without a schema registry. The function `topic_ids` maps names of topics to the ids that
+        brokers have given to these topics.
         """
         self._limits = limits or Limits()
         self._encoder = RowEncoder(settings.rows, shape, schema_ids, self._limits)
@@ -57,7 +57,7 @@ class Batches:
     ) -> dict[str, Change]:
         """Add the effects of the messages `items` to `changes`, which holds one Change per tenant. Return `changes`.
 
-        `tenant_states` holds the committed state of each tenant. It does not change.
+        `tenant_states` holds the state of each tenant that was committed last.
         """
         self._encoder.renew_privacy()
         for item in items:
@@ -110,7 +110,7 @@ class Batches:
             self._close_change(change, tenant_states[tenant], now)
 
     def retire(self, changes: dict[str, Change], tenant_states: Mapping[str, TenantState], now: datetime) -> None:
-        """Add to `changes` the tenants that are not configured any more and whose old state can be deleted.
+        """Add a change for each tenant that is not configured any more and whose old state can be deleted.
 
         Rows behind the horizon are deleted first. The tenant itself is deleted when it has no rows left.
         """

@@ -31,7 +31,10 @@ _FAR_OFFSET = 10**12
 
 
 class ShardPosition(NamedTuple):
-    """Contents of a shard's record, without the data about the transaction."""
+    """Data of a shard that every batch writes to the shard's record in `{app}.state`.
+
+    The data about the transaction is not part of it. It is added when the transaction is written.
+    """
 
     number: int
     identity: StateIdentity
@@ -57,7 +60,7 @@ class StateTopics(NamedTuple):
 
 
 class BatchContents(TransactionContents):
-    """Contents of one batch. If its transaction is aborted, the next attempt uses the same object."""
+    """Contents of one batch. If its transaction is aborted, the next attempt writes the same contents."""
 
     def __init__(
         self,
@@ -83,17 +86,17 @@ class BatchContents(TransactionContents):
     def rows(self) -> dict[str, list[Outgoing]]:
         """Return the rows and dead letters of all tenants, by tag.
 
-        There is one tag for the rows of each tenant and one for its dead letters. The publisher reports the offsets per
+        Each tenant has one tag for its rows and another for its dead letters. The publisher reports the offsets per
         tag.
         """
         return {tag: r for tenant, change in self._changes.items() for tag, r in change.records(tenant).items()}
 
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
-        """Return the previous checkpoints, updated with the offsets of this batch's rows.
+        """Return the committed checkpoints with the offsets of this batch's rows.
 
-        They are written only with at-least-once delivery. With it, a crash may leave a batch half written. Rows that
-        are already in the deduplication index are not published again after the crash. Without these checkpoints, no
-        checkpoint would contain their offsets.
+        They are written only with at-least-once delivery, where a crash can leave a batch half written. After the
+        crash, rows in the deduplication index are not published again. Their offsets would then be missing from every
+        later checkpoint.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():
@@ -137,11 +140,11 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.state, record)]
 
     def too_long(self) -> TooLong | None:
-        """Return a record that is too long for its topic, so that the batch cannot be written; None if all records fit.
+        """Return a record that is too long for its topic; None if all records fit. The batch cannot be written with it.
 
         Only dead letters and state are checked here. The length of a row is checked when its record is made.
-        Checkpoints are measured only if one of them might be too long: in one batch a checkpoint grows to at most twice
-        its length plus 10,000 bytes.
+        Checkpoints are measured only if one of them might be too long: one batch makes a checkpoint at most 10,000
+        bytes longer than twice its length.
         """
         records = self._seen()
         for change in self._changes.values():
@@ -153,10 +156,9 @@ class BatchContents(TransactionContents):
         return self._topics.limits.too_long(records)
 
     def _longest_checkpoint(self, tenant: str) -> Outgoing:
-        """Return the longest checkpoint that this batch can write for a tenant.
+        """Return the longest checkpoint that this batch can write for a tenant, to check its length in advance.
 
-        Offsets and times of progress records are not known before the rows are written. They are replaced by numbers
-        with the most digits.
+        Offsets and times of progress records are known only after the rows were written. Long numbers stand for them.
         """
         tenant_state = self._tenant_states[tenant]
         overlaps = [int(sweep.sweep.overlap.total_seconds()) for sweep in self._changes[tenant].state.sweeps]
@@ -174,7 +176,7 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]
 
     def _next_checkpoint(self, tenant: str) -> Checkpoint:
-        """Return a tenant's next checkpoint. Offsets and the content of the last progress records are not yet in it."""
+        """Return a tenant's next checkpoint, without the new offsets and progress records. The caller adds these."""
         tenant_state, change = self._tenant_states[tenant], self._changes[tenant]
         before = tenant_state.checkpoint
         return Checkpoint(
@@ -195,12 +197,12 @@ class BatchContents(TransactionContents):
     def _with_offsets(self, tenant: str, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
         """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
 
-        `newest` holds the offsets of this batch's rows. If the topic was deleted and created again, the old offsets are
-        dropped, because consumers would wait for them forever. The topic was created again if brokers report another id
-        for it, or if an offset is lower than before.
+        `newest` holds the offsets after this batch's rows. If the topic was deleted and created again, the old offsets
+        are dropped, because consumers would wait for them forever. A new topic is recognized by another topic id, or by
+        an offset that is lower than before.
 
-        The topic's id is requested after the rows were written, so it is the id of the topic that contains them. If
-        brokers do not report it, new offsets are stored without an id: an outdated id would make the next batch drop
+        `topic_ids` was requested after the rows were written, so it identifies the topics that contain them. If brokers
+        do not report an id, the new offsets are stored without one. With an outdated id, the next batch would drop
         them.
         """
         tenant_state = self._tenant_states[tenant]
@@ -217,7 +219,7 @@ class BatchContents(TransactionContents):
         return structs.replace(before, offsets=tuple(known), topic_id=current)
 
     def _internal(self, topic: str, record: Record) -> Outgoing:
-        """Return a record for the shard's partition of an internal topic."""
+        """Return a record for an internal topic. It goes to the partition of this shard."""
         return Outgoing(topic, record.key, record.value, partition=self._shard.number)
 
 
@@ -234,9 +236,10 @@ def _index_size(change: Change, remembered: DedupIndex) -> int:
 
 
 def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
-    """Return `before`, the number of new rows that each sweep has found so far, increased by the counts in `found`.
+    """Add the new rows that this batch has found to the number of rows that each sweep has found before.
 
-    `before` and the result identify a sweep by its overlap in seconds, `found` by its index.
+    The keys of `before` and of the result are the overlaps of the sweeps in seconds. The keys of `found` are the
+    indices of the sweeps.
     """
     total = Counter(dict(before))
     for index, rows in found.items():

@@ -1,4 +1,4 @@
-"""Buffer for messages of the sweepers that are not committed yet. It keeps their order and limits rows and bytes."""
+"""Buffer for messages of the sweepers that are not committed yet. It keeps their order, and limits rows and bytes."""
 
 import asyncio
 from collections import deque
@@ -10,10 +10,10 @@ MAX_BYTES = 16 << 20
 
 
 class Buffer:
-    """Queue that leads from the page chains of a shard's tenants to the commit loop of the shard.
+    """Queue from the sweepers of a shard's tenants to the commit loop of the shard.
 
-    A message that was taken from the queue still counts towards the limits until `committed` is called. So the limits
-    apply to everything that was read but is not committed.
+    A message that was taken from the queue counts towards the limits until `committed` is called. So the limits apply
+    to everything that was read but is not committed.
     """
 
     def __init__(self, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
@@ -52,8 +52,7 @@ class Buffer:
     def take(self, max_rows: int) -> list[Item]:
         """Remove and return the oldest messages, with at most `max_rows` rows in all pages together.
 
-        If the oldest message is a page with more rows, it is returned nevertheless. The list is empty if the buffer is
-        empty.
+        A page with more rows is returned if it is the oldest message. The list is empty if the buffer is empty.
         """
         taken: list[Item] = []
         rows = 0
@@ -69,7 +68,10 @@ class Buffer:
         return taken
 
     async def committed(self, items: list[Item]) -> None:
-        """Release the memory of messages that were taken, because they are committed or need no commit."""
+        """Release the memory of messages that were taken from the buffer.
+
+        Call this when the messages are committed or need no commit.
+        """
         pages = [item for item in items if isinstance(item, PageRead)]
         if pages:
             async with self._room:

@@ -72,7 +72,7 @@ class Change:
 
     @property
     def is_urgent(self) -> bool:
-        """Return whether the batch must be committed at once; otherwise it may wait for more messages."""
+        """Return whether the batch must be committed at once. If not, it may wait for more messages."""
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:

@@ -1,13 +1,13 @@
 """Classification of rows that were read: each row is published, dead-lettered, or left out because it is already known.
 
-An exception is a row that looks new only because the deduplication index may have forgotten it. It is left out too, and
-counted in `Change.too_old`.
+A row that looks new is left out too if the deduplication index may have forgotten it. It is counted in
+`Change.too_old`.
 
 Rows conflict if one id has different contents in one page, or in a page chain that is read again. One content is
 chosen. Each other content is rejected and dead-lettered once (ADR 10).
 
-A rejected content may be read again later, without any other content of the id on its page. Then the row is suspended
-until its page chain has ended. It is published only if the chain contains no other content of the id.
+A rejected content may be read again later, when no other content of its id is on the same page. Then the row is
+suspended until its page chain has ended. It is published only if the chain contains no other content of the id.
 """
 
 from datetime import timedelta
@@ -54,7 +54,8 @@ class RowClassifier:
     def end_slice(self, piece: Slice, tenant_state: TenantState, change: Change) -> None:
         """Publish the suspended rows of a page chain that has ended.
 
-        The chain contained no other content of their ids; otherwise these rows would have been removed before.
+        A row was suspended because its content was rejected before. No other content of its id has occurred in the
+        chain; otherwise the row would not be suspended any more.
         """
         for page in tenant_state.suspended.pop(piece, {}).values():
             self._publish(self._classify(page, tenant_state, change), page, tenant_state, change)
@@ -70,11 +71,10 @@ class RowClassifier:
         """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
         1. A revised row is rejected if its id was on an earlier page of the chain and its content was rejected before.
-        2. It is also rejected if its id was on an earlier page, and was on two pages as well when the chain was read
-           before. An id that is on two pages only once can mean that Graph has changed the row in the meantime. Then
-           the later content counts as a revision.
-        3. A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
-           suspended until the chain ends.
+        2. A revised row is also rejected if its id was on two pages in this reading and in the reading before. An id
+           that was on two pages only once counts as a revision, because Graph may have changed the row in between.
+        3. A revised row is suspended until the chain ends if its content was rejected before, but its id is new in the
+           chain.
         """
         suspended = tenant_state.suspended.get(page.slice, {})
         # The id of a suspended row has turned up again in the chain, so the suspended content stays rejected.
@@ -99,10 +99,7 @@ class RowClassifier:
         )
 
     def _single_row_page(self, page: PageRead, index: int) -> PageRead:
-        """Make a page that contains only one row of `page`.
-
-        It does not refer to `page`, so the memory of `page` can be freed.
-        """
+        """Make a page that contains only one row of `page`. It does not keep `page` in memory."""
         raw = msgspec.Raw(bytes(page.raws[index]))
         return page._replace(raws=[raw], reading=self._shape.read([raw]), bytes=len(bytes(raw)), requests=0)
 
@@ -133,7 +130,7 @@ class RowClassifier:
     def _add_entries(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
         """Add the index entries of new and revised rows to `change`.
 
-        A known row that is only published again needs no entry, because the index has it already.
+        Known rows, which a backfill with `again` publishes once more, are already in the index.
         """
         observed_ms = instants.to_ms(page.received_at)
         starts_ms = [one.start_ms for row, one in zip(found, encoded, strict=True) if row.is_version]
@@ -147,7 +144,7 @@ class RowClassifier:
     def _rows_to_publish(self, result: DedupResult, page: PageRead) -> list[FoundRow]:
         """Return the rows to publish: new and revised rows and, for a backfill with `again`, known rows as well.
 
-        If revisions are ignored, a revised row is published only with `again`, and keeps its previous revision number.
+        If the configuration ignores revisions, a revised row counts as known, and keeps its revision number.
         """
         revisions, is_version = result.revisions, np.zeros(len(page.raws), np.bool_)
         is_version[result.new] = True
@@ -212,10 +209,10 @@ def _are_ids_in(ids: frozenset[int], entries: Entries) -> npt.NDArray[np.bool_]:
 
 
 def _without_forgotten(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:
-    """Return `found` without rows that look new only because the deduplication index may have forgotten them.
+    """Return `found` without new rows of calls that began before `forgotten_before`.
 
-    These are new rows of calls that began before `forgotten_before`. Such rows are read if a page chain takes so long
-    that the horizon moves past its call time. `windows.finish` does not count this call time as read.
+    The deduplication index may have forgotten that these rows were published. They are read if a page chain takes so
+    long that the horizon moves past its call time. `windows.finish` does not count this call time as read.
     """
     before, window = change.state.forgotten_before, page.slice.window
     if window.start >= before:
@@ -241,7 +238,7 @@ def _start_ms(row: Row | InvalidRow) -> int | None:
 
 
 def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-    """Count the published rows in `change`: new and revised rows, unknown members, lateness, and rows of a job."""
+    """Count the published rows in `change`: new and revised rows, unknown members, lateness, and the rows of a job."""
     revised = sum([1 for row in found if row.revision])
     change.revised += revised
     change.published += len(found) - revised

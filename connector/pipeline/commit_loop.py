@@ -2,8 +2,9 @@
 
 1. All requests to Graph for a batch are finished before its transaction begins.
 2. The deduplication index in memory changes only after the commit.
-3. If an abort is certain, the batch is repeated with fresh group metadata. Any other failure ends the loop.
-4. A transaction begins only while the last snapshot of the consumer group shows that this worker owns the shard.
+3. If it is certain that the transaction was aborted, the batch is repeated with new group metadata. Any other failure
+   ends the loop.
+4. A transaction begins only if this worker owned the shard at the last poll of the consumer group.
 """
 
 import asyncio
@@ -49,8 +50,8 @@ class CommitLoop:
     ) -> None:
         """Create the loop.
 
-        `control` holds the offset of the next command. `kept` are commands, as JSON, that wait until their tenant is
-        read.
+        `control` holds the offset of the next command to execute. `kept` holds commands, as JSON, that wait until a
+        sweeper runs for their tenant.
         """
         self._shard = shard
         self._worker = shard.worker
@@ -67,10 +68,10 @@ class CommitLoop:
         self._since = self._forget_at = time.monotonic()
 
     async def run(self, group: asyncio.TaskGroup, sweepers: asyncio.Task[None]) -> None:
-        """Commit messages until the hand-over, or until the task `sweepers` has ended and everything is committed.
+        """Commit messages until the hand-over, or until all sweepers have ended and everything is committed.
 
-        Rows and commands are committed at once, everything else after at most 5 s. The sweepers of added and changed
-        tenants start in `group`.
+        Rows and commands are committed at once, everything else after at most 5 s. The task `sweepers` ends when all
+        sweepers have ended. The sweepers of added and changed tenants start in `group`.
         """
         handing_over = self._shard.ownership.handing_over
         while not handing_over.is_set():
@@ -102,7 +103,7 @@ class CommitLoop:
     async def _forget(self) -> None:
         """Add to the batch the deletion of old state of tenants that are not configured any more.
 
-        This is done at most every 10 minutes.
+        This happens at most every 10 minutes.
         """
         at = self._worker.graph.clock.trusted()
         if at is None or time.monotonic() < self._forget_at:
@@ -192,7 +193,7 @@ class CommitLoop:
             _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
-        """Raise RecordTooLongError if a record that must be in the batch does not fit into its topic.
+        """Raise RecordTooLongError if a record of the batch does not fit into its topic.
 
         Call this before any record of the batch is written.
         """
@@ -203,9 +204,9 @@ class CommitLoop:
 
 
 def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
-    """Raise LengthRefusedError if a topic refused a record because of its length; otherwise do nothing.
+    """Raise LengthRefusedError if a topic refused a record because of its length.
 
-    The same batch would be refused again, so it must not be repeated.
+    Such a batch must not be repeated, because the topic would refuse it again.
     """
     refused = refusing_topics(error)
     if refused:
@@ -213,10 +214,16 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:
-    """Return the offset of the next command after the messages `items` are committed."""
+    """Return the control offset to commit with the messages `items`: the offset after the last command among them.
+
+    Without a command, it is `control_offset`, the current control offset.
+    """
     return max([control_offset, *(item.offset + 1 for item in items if isinstance(item, Commanded))])
 
 
 def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Return, as JSON, the commands for tenants that are not read yet, as of the commit of the messages `items`."""
+    """Return the commands, as JSON, that wait for a sweeper of their tenant after the commit of the messages `items`.
+
+    `kept` holds the commands that waited before the commit.
+    """
     return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

@@ -32,13 +32,15 @@ class LengthLimits:
                 raise RecordTooLongError(TooLong(topic, LEAST), limit)
 
     async def wait_until_accepted(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Wait until a batch may be written once more, after it failed because of a record that was too long.
+        """Wait until the shard can write again after `error`, if a record was too long for its topic.
 
-        After a RecordTooLongError, wait until an operator has raised the limit of the topic. If brokers refused a
-        record of allowed length, read the limits again. If brokers still report the old limit, assume a lower one.
-        After any other error, return at once.
+        1. After a RecordTooLongError, wait until an operator has raised the limit of the topic.
+        2. If brokers refused a record that seemed short enough, read the limits again. If a limit is unchanged, assume
+           a lower one.
+        3. After any other error, return at once.
 
-        `pause` waits for the given seconds and returns True if the shard must be released. Then the waiting ends early.
+        `pause` waits for the given number of seconds. If it returns True, the shard must be released, and the waiting
+        ends.
         """
         limits = self._clients.limits
         if not isinstance(error, RecordTooLongError):

@@ -75,10 +75,9 @@ class RunsDropped(NamedTuple):
 class Commanded(NamedTuple):
     """Message that a record of the control topic was received.
 
-    If the record holds no command, the message only moves the control offset.
-
-    `offset` is -1 for a command that had waited until its tenant was read: the control offset has already moved past
-    it.
+    If the record holds no command, the message only moves the control offset. `offset` is the offset of the record. It
+    is -1 for a command that had waited for a sweeper of its tenant: the control offset has moved past its record
+    before.
     """
 
     offset: int

@@ -1,4 +1,4 @@
-"""Tenants of one shard: for each, its committed state, its running sweeper, and the reason if it cannot be read."""
+"""Tenants of one shard: their committed states, their sweepers, and the reasons for tenants that cannot be read."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -64,9 +64,9 @@ class OwnedTenant:
 
     @property
     def last_known(self) -> Committed | None:
-        """Return the last committed state that is known; None if there is none.
+        """Return the last committed state of the tenant; None if there is none.
 
-        While the shard is being restored, this is the state that was committed before the restart.
+        While the shard is being restored, it is the state that was committed before the restart.
         """
         if self.state is None:
             return self.before
@@ -168,7 +168,8 @@ class OwnedTenants:
     def reconfigured(self) -> None:
         """React to a reload of the configuration: end rests after failures, and check whether the tenants have changed.
 
-        If they have, `is_outdated` is set. Then `follow` must be called, which starts and stops sweepers.
+        If the tenants have changed, `is_outdated` is set. Then `follow` must be called, which starts and stops
+        sweepers.
         """
         for runtime in self.runtimes:
             runtime.sweeper.end_rest()
@@ -179,8 +180,8 @@ class OwnedTenants:
     def commanded(self, command: ControlRecord) -> None:
         """Execute the command in a record of the control topic.
 
-        If no sweeper runs for the tenant, the command is stored until one runs. An unknown command is ignored, and so
-        is a command for a tenant of another shard.
+        If no sweeper runs for the tenant, the command is stored until a sweeper runs. Unknown commands and commands for
+        tenants of other shards are ignored.
         """
         received = control.parse(command)
         if received is None:
@@ -207,7 +208,7 @@ class OwnedTenants:
         _logger.warning("command_ignored", shard=self._shard.number, offset=offset, reason=reason)
 
     def _execute_waiting(self) -> None:
-        """Execute the stored commands of tenants for which a sweeper runs by now."""
+        """Execute the stored commands of those tenants for which a sweeper runs."""
         left = []
         for received in self._kept:
             runtime = self.get(received.tenant).runtime
@@ -304,9 +305,9 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
-        """Store in the state topic, once, that the configuration of this worker does not contain a tenant.
+        """Commit that the configuration of this worker does not contain the tenant, if this is not committed yet.
 
-        Another worker whose configuration contains the tenant finds this in the state topic and reports it.
+        Another worker that has the tenant in its configuration finds this in the state topic, and reports it.
         """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return
@@ -322,8 +323,8 @@ class OwnedTenants:
     def _start_sweeper(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
         """Start a sweeper for a tenant.
 
-        If the buffer still holds messages of the tenant's previous sweeper, the new sweeper continues the plan of that
-        sweeper.
+        If the buffer still holds messages of the tenant's previous sweeper, the new sweeper continues the previous
+        plan.
         """
         plan, tenant.plan = tenant.plan, None
         state, rules = tenant.state, rules_of(self._worker.settings)

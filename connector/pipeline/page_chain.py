@@ -32,9 +32,9 @@ async def read_chain(
 ) -> PageChain:
     """Read a page chain to its end. `suspects` are the ids that occurred on two pages when the chain was read before.
 
-    Each page is put into `buffer` at once. For a backfill with `again`, the pages are joined and returned as one page
-    instead (see `join_pages`), and the caller must have reserved memory for them. Raises RangeTooLongError if these
-    pages need too much memory.
+    Each page is put into `buffer` at once. A backfill with `again` is different: its pages are joined and returned as
+    one page (see `join_pages`). The caller must have reserved memory for them. Raises RangeTooLongError if they need
+    too much memory.
     """
     piece = read.slice
     seen: set[int] = set()

@@ -32,7 +32,7 @@ _NEVER_STATED = Stated()
 
 
 def last_stated(checkpoint: Checkpoint) -> dict[int, Stated]:
-    """Return the content of each sweep's last progress record, by the sweep's overlap in seconds."""
+    """Return the content of each sweep's last progress record. The keys are the overlaps of the sweeps in seconds."""
     gaps = dict(checkpoint.stated_gaps)
     return {overlap: Stated(through, at, gaps.get(overlap)) for overlap, through, at in checkpoint.stated}
 
@@ -61,9 +61,9 @@ class ProgressRecords:
     ) -> list[Outgoing]:
         """Return the progress records that are due at `now`, and store their content in `stated`.
 
-        `stated` holds the content of the last progress record of each sweep, by the sweep's overlap in seconds. A
-        record is due at most once per minute, and only if its content has changed. `offsets` are the tenant's offsets
-        in its row topic.
+        `stated` holds the content of each sweep's last progress record; the keys are the overlaps of the sweeps in
+        seconds. A record is due at most once per minute, and only if its content has changed. `offsets` are the
+        tenant's offsets in its row topic.
         """
         records = []
         now_s = instants.to_ms(now) // 1000
@@ -98,7 +98,7 @@ class ProgressRecords:
     def _log_too_long(self, record: Outgoing) -> None:
         """Log, once per topic, that a progress record is too long and is not published.
 
-        Consumers then wait for progress, but no row is lost.
+        Without it, consumers wait for progress, but no row is lost.
         """
         if record.topic not in self._too_short:
             self._too_short.add(record.topic)

@@ -51,8 +51,8 @@ class Restoration:
     async def run(self) -> RestoredShard:
         """Open the producer, then read the state of the shard from its topics.
 
-        The order matters: opening a transactional producer fences all older ones, so that they cannot write during the
-        reading.
+        The producer must be opened first. It fences all older producers of the shard, so that they cannot write during
+        the reading.
         """
         shard, worker, call = self._shard, self._worker, self._publisher.call
         begun = time.monotonic()
@@ -132,7 +132,7 @@ class Restoration:
     def _is_stopped(self) -> bool:
         """Return whether the reading must stop, because the shard must be released.
 
-        The code that reads the topics calls this often. Each call also records that the shard makes progress.
+        The reading of the topics calls this often. Each call also records that the shard makes progress.
         """
         self._publisher.touch()
         return self._shard.ownership.handing_over.is_set()
@@ -140,8 +140,8 @@ class Restoration:
     def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
         """Remove from checkpoints the offsets of topics that were deleted and created again.
 
-        Only checkpoints without a topic id are checked here: if the topic ends before their offsets, it was created
-        again.
+        A topic was created again if it ends before the offsets of a checkpoint. Only checkpoints without a topic id are
+        checked in this way.
         """
         created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
         for topic in created_again:

@@ -48,7 +48,7 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RowEncoder:
-    """Encoder of rows. Only one thread uses it."""
+    """Encoder of rows: it makes the record of each row. Only one thread uses it."""
 
     def __init__(
         self, rows: Any, shape: RowSchema, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
@@ -94,7 +94,8 @@ class RowEncoder:
     def encode(self, rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant) -> list[EncodedRow | InvalidRow]:
         """Encode rows.
 
-        The result has one element per row, in order: its record, or an InvalidRow if it cannot be encoded.
+        The result has one element per row, in the same order: the record of the row, or an InvalidRow if the row cannot
+        be encoded.
         """
         invalid = {at: one.row for at, one in enumerate(rows) if isinstance(one.row, InvalidRow)}
         if invalid:
@@ -107,7 +108,7 @@ class RowEncoder:
     ) -> list[EncodedRow | InvalidRow]:
         """Encode rows whose members have the JSON types of the schema.
 
-        The result for a row is an InvalidRow if an instant cannot be parsed or if the row is too long.
+        A row becomes an InvalidRow if one of its instants cannot be parsed, or if it is too long.
         """
         raws = [one.raw for one in rows]
         columns, invalid = self._shape.resolve_columns(valid, raws)
@@ -124,10 +125,7 @@ class RowEncoder:
     def _encode_columns(
         self, columns: _Columns, valid: Sequence[Row], rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant
     ) -> list[EncodedRow | InvalidRow]:
-        """Encode rows whose values are in `columns`.
-
-        If the record of a row is too long, the result is an InvalidRow instead.
-        """
+        """Encode rows whose values are in `columns`. A row whose record is too long becomes an InvalidRow."""
         starts_ms, ends_ms = columns["startDateTime"], columns["endDateTime"]
         if self._privacy:
             self._privacy.treat(columns)
@@ -181,7 +179,10 @@ def _too_long(found: FoundRow, problem: str, start_ms: int | None) -> InvalidRow
 def _put_back(
     invalid: Mapping[int, InvalidRow], encoded: list[EncodedRow | InvalidRow]
 ) -> list[EncodedRow | InvalidRow]:
-    """Return `encoded` with the invalid rows inserted. The key of a row in `invalid` is its index in the result."""
+    """Insert the invalid rows into `encoded`, and return all rows.
+
+    The keys of `invalid` are the indices of the invalid rows in the result.
+    """
     if not invalid:
         return encoded
     rest = iter(encoded)

@@ -21,7 +21,7 @@ _CONFLICT_REMEDY = (
 
 
 class RowWarnings:
-    """Warnings of one shard. They are not repeated when the shard restarts."""
+    """Warnings about the rows of one shard. They are not repeated when the shard restarts."""
 
     def __init__(self) -> None:
         self._unknown_names = MemberNames()
@@ -42,7 +42,7 @@ class RowWarnings:
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log, once per name, the names of JSON members that the schema does not have.
 
-        The number of names is limited. If there are more names, this is logged once.
+        The number of stored names is limited. When the limit is reached, the log states once that more names exist.
         """
         logged_all = not self._unknown_names.unnamed
         names = sorted(self._unknown_names.add(change.unknown_names))
@@ -53,10 +53,10 @@ class RowWarnings:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
     def _log_too_old(self, tenant: Tenant, change: Change) -> None:
-        """Log how many new rows were not published because the deduplication index may have forgotten them already.
+        """Log, at most once per minute, how many rows were not published because they may have been published before.
 
-        Their page chain took so long that the horizon moved past their call time. At most one event per minute is
-        logged.
+        Their page chain took so long that the horizon moved past their call time. Since then, the deduplication index
+        may have forgotten them.
         """
         self._too_old += change.too_old
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
@@ -75,7 +75,7 @@ class RowWarnings:
             self._logged_dead_letters_at[label], self._dead_letters[label] = time.monotonic(), 0
 
     def _log_conflicts(self, tenant: Tenant, change: Change) -> None:
-        """Log, at most once per minute, how many rows conflict with another row with the same id."""
+        """Log, at most once per minute, how many rows have the same id as another row, but a different content."""
         self._conflicting += change.conflicting
         if self._conflicting and time.monotonic() - self._logged_conflicts_at >= _LOG_AGAIN_S:
             _logger.warning("rows_conflict", tenant=tenant.label, rows=self._conflicting, remedy=_CONFLICT_REMEDY)

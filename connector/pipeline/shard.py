@@ -62,7 +62,7 @@ class Shard:
     def hand_over(self) -> None:
         """Begin the release of the shard: stop the requests to Graph at once, and let the open transaction finish.
 
-        The requests must not continue until a slow commit ends. The next owner has a request budget of its own, so both
+        The requests do not wait for the end of a slow commit. The next owner has a request budget of its own, so both
         workers together could exceed the limit.
         """
         self._ownership.handing_over.set()
@@ -118,9 +118,9 @@ class Shard:
             _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
 
     async def _wait_for_limits(self, error: ShardRestartError) -> None:
-        """Wait until an operator has raised the maximum record length of a topic, after a RecordTooLongError.
+        """After a RecordTooLongError, wait until an operator has raised the maximum record length of the topic.
 
-        Return at once after any other error, and early if the shard must be released.
+        Return at once after any other error. The waiting ends early if the shard must be released.
         """
         self.problem = str(error) if isinstance(error, RecordTooLongError) else None
 

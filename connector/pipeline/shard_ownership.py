@@ -39,9 +39,9 @@ class ShardOwnership:
     async def commit_context(self, control_offset: int) -> CommitContext:
         """Return the data with which a transaction commits `control_offset` to the consumer group.
 
-        The data contains the group metadata of a poll at which this worker owned the shard, as a proof of ownership.
-        Raises HandedOverError if the worker does not own the shard any more, and ShardRestartError if the group sends
-        no metadata within ten seconds.
+        The data proves the ownership: it contains the group metadata of a poll at which this worker owned the shard.
+        Raises HandedOverError if the worker does not own the shard any more. Raises ShardRestartError if the group
+        sends no metadata within ten seconds.
         """
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._membership.holds, self._number)

@@ -26,9 +26,9 @@ _LONGEST_SLEEP_S = 30.0
 
 
 class Sweeper:
-    """Sweeper of one tenant.
+    """Sweeper of one tenant: it reads what the scheduler decides, until it is cancelled.
 
-    It runs until it is cancelled or, with `once`, until every due sweep has ended or failed.
+    With `once`, it ends when every due sweep has ended or failed.
     """
 
     def __init__(  # noqa: PLR0913
@@ -45,7 +45,7 @@ class Sweeper:
     ) -> None:
         """Create the sweeper. `now` returns the current time, and `learn_time` asks Graph for it.
 
-        After `learn_time`, `now` returns a time that Graph has confirmed. Without `learn_time`, the time is used
+        After `learn_time`, Graph has confirmed the time that `now` returns. If `learn_time` is None, the time is used
         without confirmation.
         """
         self.tenant_state = tenant_state
@@ -106,7 +106,7 @@ class Sweeper:
         self._scheduler.plan = plan
 
     def end_rest(self) -> None:
-        """End the rest after a failure early, because the cause of the failure may have been removed."""
+        """End the pause after a failure early, because the cause of the failure may have been removed."""
         self._scheduler.end_rest()
         self._wake.set()
 
@@ -119,7 +119,10 @@ class Sweeper:
         self._wake.set()
 
     async def _confirm_time(self) -> None:
-        """Wait until Graph has confirmed the time. If Graph does not answer, begin a rest."""
+        """Wait until Graph has confirmed the time.
+
+        If Graph does not answer, begin a rest, in which the tenant is not read.
+        """
         try:
             if self._learn_time is not None:
                 await self._learn_time(self.source)
@@ -143,8 +146,8 @@ class Sweeper:
     async def _read(self, read: ReadSlice) -> None:
         """Read the page chain of a slice and report the outcome to the scheduler.
 
-        A backfill with `again` needs memory for its whole page chain. If there is no room, the slice is closed without
-        an outcome, and backfills wait until memory is free.
+        A backfill with `again` needs memory for its whole page chain. Without enough memory, the slice is closed
+        without an outcome, and backfills wait until memory is free.
         """
         piece = read.slice
         room = self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM
@@ -196,7 +199,8 @@ class Sweeper:
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
         """Begin the rest that the scheduler has returned after a failure. Do nothing if `rest` is None.
 
-        The reading of open slices is stopped. A message that the runs in progress have failed is put into the buffer.
+        During a rest, the tenant is not read. The reading of open slices is stopped. If runs were in progress, a
+        message that they have failed is put into the buffer.
         """
         if rest is None:
             return

@@ -71,9 +71,9 @@ class TenantRuntime:
         )
 
     def freeze_gauges(self) -> None:
-        """Stop updating the gauges from the running sweeper, because the shard is being restored.
+        """Let the gauges show the last committed state, because the shard is being restored and no sweeper runs.
 
-        Until it is restored, they report the last committed state. Ages in the gauges still grow.
+        Ages in the gauges still grow.
         """
         state, remembered = self.tenant_state.checkpoint.state, len(self.tenant_state.remembered)
         self._series.watch(partial(committed_view, state, remembered, self._now))
@@ -111,17 +111,17 @@ class TenantRuntime:
     def _failed(self, sweeps: list[int]) -> None:
         """Count the runs of `sweeps` as failed.
 
-        Runs that started together are read as one, by the run with the longest overlap. If that run is among `sweeps`,
-        the runs that it reads for other sweeps count as failed too.
+        Sweeps that start together are read as one run, the run with the longest overlap. If that run has failed, the
+        runs of the other sweeps count as failed too.
         """
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
-        """Count and log rows that only the deepest sweep can find.
+        """Count and log the rows that appeared so late that only the sweep with the longest overlap can find them.
 
-        They are a warning: rows that appear even later are never found.
+        They show that even later rows may exist, which no sweep finds.
         """
         *others, deepest = sorted(sweep.overlap for sweep in self.tenant_state.rules.sweeps)
         if not others:
@@ -142,7 +142,10 @@ class TenantRuntime:
 
 
 def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """Return the values for a tenant's gauges that follow from committed state, without a running sweeper."""
+    """Compute the values of a tenant's gauges from its committed state, because no sweeper provides them.
+
+    `remembered` is the number of rows in the tenant's deduplication index.
+    """
     through = state.coverage.through or state.start
     found_gaps = windows.gaps(state)
     return TenantView(
@@ -157,7 +160,10 @@ def committed_view(state: windows.State, remembered: int, now: Callable[[], date
 
 
 def rejected_view(tenant_state: TenantState | None, now: Callable[[], datetime]) -> TenantView:
-    """Return the values for the gauges of a tenant that cannot be read because of its configuration."""
+    """Return the values for the gauges of a tenant that cannot be read because of its configuration.
+
+    `tenant_state` is None if the tenant was never read.
+    """
     if tenant_state is None:
         return TenantView(failing="rejected")
     known = committed_view(tenant_state.checkpoint.state, len(tenant_state.remembered), now)

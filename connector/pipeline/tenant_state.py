@@ -54,7 +54,7 @@ def resumed_state(
 ) -> TenantState:
     """Make the state of a tenant that is going to be read, from its checkpoint and its deduplication index.
 
-    `checkpoint` is None for a tenant that was never read, and `memory` is None if no deduplication index exists.
+    `checkpoint` is None for a tenant that was never read. `memory` is None if the tenant has no deduplication index.
     """
     remembered, seen_log = memory or (DedupIndex(), SeenLog(tenant.key))
     if checkpoint is None:
@@ -72,7 +72,7 @@ def retired_state(
 ) -> TenantState:
     """Make the state of a tenant from its checkpoint and its deduplication index, and mark the tenant as retired.
 
-    Every restored tenant is marked at first. The mark is removed when a configured tenant is read.
+    At a restart, every tenant is marked. The mark is removed when the tenant is read because it is configured.
     """
     tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
     return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

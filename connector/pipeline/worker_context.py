@@ -45,8 +45,8 @@ class Topology(NamedTuple):
 class WorkerContext:
     """Settings and objects that all shards of a worker share.
 
-    `topology` can be replaced at any time. Read it each time it is needed, and do not store it. The tenants in
-    `settings` are the tenants at the start of the worker; only the topology contains the current tenants.
+    `topology` can be replaced at any time. Read it each time it is needed, and do not store it. It contains the current
+    tenants. The tenants in `settings` are those at the start of the worker.
     """
 
     settings: Settings

@@ -26,7 +26,7 @@ class BrokerProbe:
         self._metrics = metrics
 
     def record(self, *, up: bool, **why: str) -> None:
-        """Store whether the brokers have answered (`up`). Log a line if this differs from the last time.
+        """Store whether the brokers have answered (`up`). Log a line if the previous check had another result.
 
         `why` holds the fields `reason` and `remedy` of the log event, if the brokers have not answered.
         """
@@ -43,7 +43,8 @@ class BrokerProbe:
     async def run(self, admin: TopicAdmin, check: Callable[[Found], None], fail: Callable[[FatalError], None]) -> None:
         """Contact the brokers every ten seconds, so that an outage is noticed even when nothing is committed.
 
-        Pass each answer to `check`, which raises FatalError if the worker must stop. Pass such an error to `fail`.
+        Each answer is passed to `check`, which raises FatalError if the worker must stop. The error is passed to
+        `fail`.
         """
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)

@@ -1,6 +1,6 @@
 """Last known state of the tenants whose shards this worker has lost.
 
-While the brokers are unreachable, no worker owns the shards. During that time, /status and /metrics still show the last
+While the brokers are unreachable, no worker owns the shards. During that time, /status and /metrics show the last
 committed state of the tenants. The lag in the metrics therefore keeps growing during an outage.
 """
 
@@ -36,7 +36,7 @@ class LastKnown:
     def keep(self, shard: Shard) -> None:
         """Keep the last committed state of all configured tenants of a lost shard.
 
-        Their metrics are created again, so that counters start at 0.
+        The metrics of these tenants are created again, with counters that start at 0.
         """
         for key, owned in shard.tenants:
             before = owned.series
@@ -55,9 +55,9 @@ class LastKnown:
             tenant.series.closed()
 
     def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield for each tenant its JSON object TENANT and the JSON objects JOB of its jobs (docs/interface.md).
+        """Yield two things for each tenant: its JSON object, and the list of the JSON objects of its jobs.
 
-        `cause` states why the tenants are not being read.
+        docs/interface.md describes them as TENANT and JOB. `cause` states why the tenants are not being read.
         """
         for lost in self._tenants:
             described = status_json.tenant(

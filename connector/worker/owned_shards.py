@@ -49,7 +49,7 @@ class OwnedShards:
 
     @property
     def unfinished(self) -> list[asyncio.Task[None]]:
-        """Return those tasks of the shards that are still running."""
+        """Return the tasks of shards that are still running."""
         return [task for task in self._tasks.values() if not task.done()]
 
     # The next four methods run in the membership's thread. They only pass the call on to the event loop.
@@ -111,8 +111,8 @@ class OwnedShards:
     async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
         """Run a shard until it ends.
 
-        `former` is the task that ran the same shard number in this worker before, or None. It must end first. With
-        `is_kept` (for `run --once`), the shard counts as owned even after it has ended.
+        `former` is the task that ran the same shard number in this worker before, or None. The shard starts after the
+        end of that task. With `is_kept` (for `run --once`), the shard counts as owned even after it has ended.
         """
         try:
             if former is not None:
@@ -177,8 +177,8 @@ class OwnedShards:
 async def _wait_for_former(shard: Shard, former: asyncio.Task[None]) -> None:
     """Wait until `former`, which ran the same shard number in this worker before, has ended.
 
-    A blocking request to the brokers may delay its end. As long as such a request can take, mark `shard` as making
-    progress, so that /livez does not fail.
+    A blocking request to the brokers may delay the end of `former`. While such a request can still be running, `shard`
+    is marked as making progress, so that /livez does not fail.
     """
     deadline = time.monotonic() + LONGEST_CALL_S
     while not former.done():

@@ -23,8 +23,8 @@ class Configuration:
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None, follow: Follow) -> None:
         """Start with `settings`.
 
-        `read` reads the configuration again. If it is None, the settings are never reloaded. `follow` prepares topics
-        and schemas for new settings before they are used.
+        `read` reads the configuration again. If it is None, the settings are never reloaded. Before new settings are
+        used, `follow` prepares the topics and schemas that they need.
         """
         self.settings = settings
         self._read = read
@@ -73,7 +73,7 @@ class Configuration:
     def _check(self, read: Settings) -> None:
         """Raise ConfigurationError if a running worker cannot use the new settings `read`.
 
-        The rules depend only on the settings, so that either all workers accept them or none does.
+        Only the settings decide, so that either all workers accept them or none does.
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:

@@ -51,8 +51,8 @@ def run(
 ) -> int:
     """Run a worker until SIGTERM or SIGINT, and return the exit code.
 
-    With `once`, run until every sweep that is due has ended. On SIGHUP, `reload` is called to read the configuration
-    again. Raises ConfigurationError or FatalError if the worker cannot run.
+    With `once`, the worker ends when every sweep that is due has ended. On SIGHUP, `reload` is called to read the
+    configuration again. Raises ConfigurationError or FatalError if the worker cannot run.
     """
     gc.freeze()  # imported modules are never freed, so the garbage collector need not visit them
     gc.set_threshold(_GARBAGE_AFTER)  # a page creates thousands of objects, and almost none is part of a cycle
@@ -185,7 +185,7 @@ class Service:
     async def _follow(self, settings: Settings) -> None:
         """Prepare topics and schemas for new settings, and make all shards use them.
 
-        During the start-up, do nothing: the start-up prepares them itself. Raises BrokersUnavailableError,
+        During the start-up, do nothing, because the start-up prepares them itself. Raises BrokersUnavailableError,
         RegistryUnavailableError or FatalError if they cannot be prepared. The current topology then stays in use.
         """
         worker = self._shards.worker

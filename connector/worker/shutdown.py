@@ -1,4 +1,4 @@
-"""Shutdown of a worker: its reason, the end of the process, and the exit code."""
+"""Shutdown of a worker: the error that caused it, the end of the process, and the exit code."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ class Shutdown:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the process: 1 after a failure, otherwise 0."""
+        """Return the exit code of the process: 1 after a failure, otherwise 0."""
         return 1 if self.failed or self.error is not None else 0
 
     def signalled(self) -> None:
@@ -45,10 +45,7 @@ class Shutdown:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the worker.
-
-        If `is_process` is true and the worker has not stopped after 9 s, end the process.
-        """
+        """Stop the worker. If `is_process` is true, end the process if the worker has not stopped after 9 s."""
         if self.is_process and not self.stopping.is_set():
             # A blocking request to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
             # transaction.

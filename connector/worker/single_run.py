@@ -15,8 +15,8 @@ _UNAVAILABLE_S = 120.0
 async def wait_until_done(worker: WorkerContext, shards: OwnedShards, probe: BrokerProbe) -> bool:
     """Wait until all sweeps of all shards of this worker have ended.
 
-    First, wait until the assignment of shards has not changed for two heartbeats. Return False if the consumer group or
-    the brokers were unavailable for two minutes, otherwise True.
+    The worker's shards are known when their assignment has not changed for two heartbeats. Return False if the consumer
+    group or the brokers were unavailable for two minutes, otherwise True.
     """
     membership = worker.membership
     begun = time.monotonic()

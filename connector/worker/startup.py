@@ -29,8 +29,8 @@ class Startup:
     async def wait(self, builder: TopologyBuilder, *, once: bool) -> Topology | None:
         """Wait until the topics and schemas that the settings need are ready. Return the topology (see the glossary).
 
-        If SIGHUP replaces the settings during the wait, the topology is built again from the new settings. With `once`,
-        return None if brokers or schema registry were unavailable for two minutes.
+        If the settings are reloaded (SIGHUP) during the wait, the topology is built again from the new settings. With
+        `once`, return None if brokers or schema registry were unavailable for two minutes.
         """
         begun, pauses_s = time.monotonic(), doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         pause_s = next(pauses_s)
@@ -49,7 +49,7 @@ class Startup:
     async def _attempt(self, builder: TopologyBuilder, pause_s: float) -> Topology | None:
         """Try once to prepare topics and schemas. Return None if brokers or schema registry are unavailable.
 
-        `pause_s` is the time until the next attempt in seconds, for the log.
+        `pause_s`, the time until the next attempt in seconds, is only logged.
         """
         try:
             topology = await builder.build(self._configuration.settings)

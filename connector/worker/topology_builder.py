@@ -26,8 +26,8 @@ class TopologyBuilder:
     async def build(self, settings: Settings) -> Topology:
         """Create or check the topics and schemas that `settings` need, and return them as a topology.
 
-        Raises BrokersUnavailableError or RegistryUnavailableError if they cannot be reached. Raises FatalError for a
-        problem that affects every tenant.
+        Raises BrokersUnavailableError or RegistryUnavailableError if brokers or schema registry cannot be reached.
+        Raises FatalError for a problem that affects every tenant.
         """
         kafka = settings.kafka
         ensure = partial(self._admin.ensure, create=kafka.create_topics, replication_factor=kafka.replication_factor)
@@ -63,8 +63,8 @@ class TopologyBuilder:
 def check_found(found: Found, settings: Settings, identity: StateIdentity | None) -> None:
     """Raise FatalError if the brokers belong to another cluster, or a topic has a wrong number of partitions.
 
-    `found` is the answer of the brokers. `identity` contains the id of the cluster to which the state of the worker
-    belongs. It is None before this id is known.
+    `found` is the answer of the brokers. `identity` contains the id of the cluster that holds the worker's state. It is
+    None before this id is known.
     """
     if identity is not None and found.cluster != str(None):
         record = ShardRecord(identity.app, identity.cluster, identity.topic, 0)

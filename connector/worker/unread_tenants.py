@@ -1,9 +1,9 @@
 """Search for configured tenants that no worker reads.
 
-All workers of an app should have the same tenants in their configurations. Otherwise, the owner of a tenant's shard may
-not have the tenant, so that no worker reads it. If the tenant was read before, the owner commits the reason
-NOT_CONFIGURED for it. To find such tenants, each worker reads the committed state of those of its configured tenants
-whose shards other workers own.
+All workers of an app should have the same tenants in their configurations. Otherwise no worker may read a tenant: the
+owner of its shard does not have the tenant in its configuration. If such a tenant was read before, the owner commits
+the reason NOT_CONFIGURED for it. To find such tenants, each worker reads the committed state of its configured tenants
+in the shards of other workers.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ def find(
 ) -> list[UnreadTenant]:
     """Return the configured tenants that no worker reads.
 
-    `owned` are the shards of this worker, which reads their tenants itself. `views` holds the committed state of the
-    other shards. Failing and paused tenants are not returned, because the owners of their shards report them.
+    The tenants of `owned`, the shards of this worker, are read by this worker itself. `views` holds the committed state
+    of the other shards. Failing and paused tenants are not returned, because the owners of their shards report them.
     """
     limit = max(_LEAST_AGE, 3 * min(sweep.every for sweep in settings.windows.sweeps))
     found = []
@@ -60,10 +60,11 @@ def find(
 
 
 def _reason(checkpoint: Checkpoint | None, limit: timedelta, now: datetime) -> str:
-    """Return why a tenant counts as unread, or an empty text if it does not.
+    """Return why a tenant counts as unread, or an empty text if it does not count as unread.
 
-    It counts as unread if it has no checkpoint, if it is not configured at its owner, or if its last committed read is
-    longer ago than `limit`. A tenant that is paused or fails for another reason does not count as unread.
+    It is unread if it has no checkpoint, if the owner of its shard does not have it in the configuration, or if its
+    last committed reading is longer ago than `limit`. A tenant that is paused or fails for another reason is not
+    unread.
     """
     if checkpoint is None:
         return _NEVER_READ
@@ -101,7 +102,7 @@ class UnreadTenants:
                 _logger.exception("unread_tenants_failed", reason=repr(error))
 
     def record(self, suspects: list[UnreadTenant]) -> bool:
-        """Store `suspects`, the tenants that a search has found. Report those that the previous search has found too.
+        """Store `suspects`, the unread tenants of this search. Report those that the previous search has also found.
 
         Return whether both searches have found the same tenants.
         """
@@ -126,7 +127,7 @@ class UnreadTenants:
 
 
 async def _read(read: Callable[[], dict[int, ShardView]]) -> dict[int, ShardView]:
-    """Call `read` in a daemon thread, which cannot delay the end of the process, and return its result."""
+    """Call `read` in a daemon thread and return its result. A daemon thread does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[dict[int, ShardView]] = loop.create_future()
 

@@ -45,7 +45,7 @@ class WorkerStatus:
         self._unread = unread
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether every shard makes progress, and one reason for each shard that does not."""
+        """Return whether every shard makes progress, and one text for each shard that makes no progress."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
         return not stuck, [f"shard {number} makes no progress" for number in sorted(stuck)]
 
@@ -77,7 +77,7 @@ class WorkerStatus:
         return "brokers are unreachable" + (f": {self._probe.why}" if self._probe.why else "")
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status. After every 25 tenants, let other tasks of the event loop run."""
+        """Return the JSON of /status. Other tasks of the event loop may run after every 25 tenants."""
         ready, reasons = self.ready()
         tenants: list[dict[str, Any]] = []
         jobs: list[dict[str, Any]] = []
@@ -107,9 +107,9 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield for each tenant of the worker's shards its JSON object TENANT and the JSON objects JOB of its jobs.
+        """Yield two things for each tenant of the worker's shards: its JSON object, and the JSON objects of its jobs.
 
-        Shards may start or stop while the caller processes a tenant.
+        docs/interface.md describes them as TENANT and JOB. Shards may start or stop between two tenants.
         """
         worker = self._shards.worker
         for number, shard in sorted(self._shards.running.items()):
@@ -133,10 +133,10 @@ class WorkerStatus:
 def _describe(
     subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
-    """Return the JSON object TENANT of a tenant.
+    """Return the JSON object of a tenant (TENANT in docs/interface.md).
 
-    `reading` is None while the tenant's shard is being restored. `problem` states why the shard cannot publish, or is
-    None.
+    `reading` is None while the tenant's shard is being restored. `problem` states why the shard cannot publish; it is
+    None if there is no problem.
     """
     if reading is None:
         return status_json.unknown(subject, problem or "its shard is being restored")
@@ -154,7 +154,7 @@ def _describe_tenant_state(
 def _describe_rejected(
     subject: status_json.ReportedTenant, tenant_state: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the JSON objects (TENANT and JOBs) of a tenant that is not read because its configuration has a problem.
+    """Return the JSON objects of a tenant that is not read because its configuration has a problem, and of its jobs.
 
     `problem` states what is wrong.
     """
@@ -166,7 +166,7 @@ def _describe_rejected(
 
 
 def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
-    """Return the tenant's jobs as JSON objects (JOB)."""
+    """Return the tenant's jobs as JSON objects (JOB in docs/interface.md)."""
     return (
         status_json.jobs(subject.id, reading.tenant_state.checkpoint.state.orders, _failing(reading)) if reading else []
     )

@@ -59,10 +59,10 @@ def _parse_any(text: str) -> int | None:
     if match is None:
         if _EMPTY_WITHOUT_OFFSET.fullmatch(text):
             return None
-        raise ValueError("not an instant")
+        raise ValueError("the text is not an instant in RFC 3339")
     year, month, day, hour, minute, second = (int(part) for part in match.group(1, 2, 3, 4, 5, 6))
     if hour > 23 or minute > 59 or second > 59:
-        raise ValueError("not an instant")
+        raise ValueError("the text is not an instant: its time of day is out of range")
     minute_ms = (date(year, month, day).toordinal() - _EPOCH_DAY) * 86_400_000 + hour * 3_600_000 + minute * 60_000
     fraction = match.group(7)
     milliseconds = minute_ms + second * 1000 + (int(fraction[:3].ljust(3, "0")) if fraction else 0)
@@ -79,7 +79,7 @@ def _parse_any(text: str) -> int | None:
     sign = 1 if match.group(9) == "+" else -1
     offset_minutes = int(match.group(10)) * 60 + int(match.group(11))
     if offset_minutes >= 24 * 60 or int(match.group(11)) > 59:
-        raise ValueError("not an instant")
+        raise ValueError("the text is not an instant: its offset from UTC is out of range")
     milliseconds -= sign * offset_minutes * 60_000
     return None if milliseconds == _EMPTY_MS else milliseconds
 

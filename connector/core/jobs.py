@@ -19,7 +19,7 @@ _KEPT_JOBS = 50
 _OPEN_JOBS = 100  # the state record of a tenant must fit into one message
 _KEPT_IDS = 200
 _NAMED_PARTS = 3
-_REMEDY = "run connector backfill --again to read it, which also publishes rows that the topic already has"
+_REMEDY = "run connector backfill --again to read them; rows that the topic already has are then published twice"
 
 
 class Job(NamedTuple):
@@ -162,7 +162,7 @@ def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, 
     if window.end <= oldest:
         return "the whole range is older than dedup.horizon: choose a later range"
     if window.end <= floor:
-        return f"the deduplication index may have forgotten rows in every part of the range; {_REMEDY}"
+        return f"the deduplication index may have forgotten the rows of the whole range; {_REMEDY}"
     if window.start >= now:
         return "the whole range lies in the future: choose an earlier range"
     if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
@@ -185,9 +185,9 @@ def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
         return job
     parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
     more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
-    remedy = "it is now older than dedup.horizon, so it cannot be read any more" if job.again else _REMEDY
+    remedy = "they are now older than dedup.horizon and cannot be read any more" if job.again else _REMEDY
     reason = (
-        f"this call time was not read, because the deduplication index may have forgotten its rows: "
+        f"these ranges were not read, because the deduplication index may have forgotten their rows: "
         f"{', '.join(parts)}{more}; {remedy}"
     )
     return job._replace(state="failed", ended=now, reason=reason)

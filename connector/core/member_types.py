@@ -56,7 +56,9 @@ def _json_type(avro: Any) -> Any:
     if inner["type"] == "record":
         fields = [(field["name"], *member(field["type"])) for field in inner["fields"]]
         return msgspec.defstruct(inner["name"], fields)
-    raise TypeError(f"the Avro type {inner} has no JSON type")
+    raise TypeError(
+        f"the Avro type {inner} is not supported for a field of a row: use string, int, boolean, array or record"
+    )
 
 
 def member(avro: Any) -> tuple[Any, Any]:

@@ -179,7 +179,7 @@ class _Rewriting:
 
     def _leave(self, token: bytes) -> bytes:
         if _OPEN.index(self._inside.pop()) != _CLOSE.index(token):
-            raise ValueError("the brackets do not match")
+            raise ValueError("the brackets of the JSON text do not match")
         self._is_name = False
         if self._hidden_from:
             if len(self._inside) < self._hidden_from:
@@ -207,5 +207,5 @@ def _treated(token: bytes, treat: Treat) -> bytes:
 def _text(token: bytes) -> str:
     text: str = json.loads(token.decode(), strict=False)
     if not isinstance(text, str):
-        raise ValueError("a member name is not a string")  # noqa: TRY004 - the error for all text that is not JSON
+        raise ValueError("a member name in the JSON text is not a string")  # noqa: TRY004 - the error for all text that is not JSON
     return text

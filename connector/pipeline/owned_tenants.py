@@ -29,7 +29,7 @@ _NO_OFFSET = -1
 _NOT_CONFIGURED = "the worker that owns the tenant's shard does not have the tenant in its configuration"
 _STATE_LOST_REMEDY = (
     "find out why the state topic has lost records, because other tenants of the shard may be affected; the tenant is "
-    "read again from its start without publishing rows again, and its counters, jobs and progress start from zero"
+    "read again from its start, but its rows are not published again; its counters, jobs and progress start from zero"
 )
 
 
@@ -199,7 +199,8 @@ class OwnedTenants:
             kept = kept_commands.pack([*self._kept, received])
             if len(kept) <= len(self._kept):
                 self._log_ignored(
-                    command.offset, "too many commands wait for tenants that are not read, so the oldest are dropped"
+                    command.offset,
+                    "too many commands wait for tenants that are not read: the oldest commands are dropped",
                 )
             self._kept = kept_commands.parse(kept)
             self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
@@ -367,6 +368,6 @@ def _command(runtime: TenantRuntime, offset: int, received: TenantCommand) -> No
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
     return (
         f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, but now its topic is "
-        f"{tenant.topic}: set the topic back and send SIGHUP, or set kafka.app to a new name and "
-        "copy the state into it with connector copy-state"
+        f"{tenant.topic}: set the tenant's topic back to {checkpoint.topic} and send SIGHUP, or, to use the new topic, "
+        "set kafka.app to a new name and copy the state with connector copy-state"
     )

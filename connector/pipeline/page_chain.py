@@ -70,7 +70,7 @@ async def read_chain(
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > HELD_BYTES):
             raise RangeTooLongError(
-                f"A page chain of {tenant.label} does not fit into the buffer; it is read in parts."
+                f"A page chain of {tenant.label} needs too much memory; its call time is read in shorter parts."
             )
     return PageChain(rows, repeated, join_pages(held) if held else None)
 

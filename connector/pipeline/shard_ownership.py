@@ -53,7 +53,7 @@ class ShardOwnership:
                 return CommitContext(self._control_topic, self._number, control_offset, snapshot.metadata, holds)
             if time.monotonic() > deadline:
                 raise ShardRestartError(
-                    "the consumer group has returned no metadata in time: check that brokers answer"
+                    "the consumer group has returned no metadata within 10 s: check that the brokers answer"
                 )
             await self.wait(_PAUSE_S)
 

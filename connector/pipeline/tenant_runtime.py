@@ -133,7 +133,7 @@ class TenantRuntime:
         if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
             self._warned_at = time.monotonic()
             overlap = duration_text(deepest)
-            remedy = "extend the overlap of the deepest sweep to find rows that are even later"
+            remedy = "extend the longest overlap of windows.sweeps to find rows that appear even later"
             label = self.tenant_state.tenant.label
             _logger.info("very_late_rows_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
 

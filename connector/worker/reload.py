@@ -81,6 +81,5 @@ class Configuration:
                 ["tenants: no tenant is configured any more; configure at least one, or stop the worker"]
             )
         if wanted != mine:
-            raise ConfigurationError(
-                [f"kafka.topic: is {wanted}, but was {mine} when the worker started; set it back to {mine}"]
-            )
+            problem = f"kafka.topic: is {wanted}, but was {mine} when the worker started"
+            raise ConfigurationError([f"{problem}; a running worker cannot change it: set it back to {mine}"])

@@ -47,7 +47,9 @@ class WorkerStatus:
     def alive(self) -> tuple[bool, list[str]]:
         """Return whether every shard makes progress, and one text for each shard that makes no progress."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
-        return not stuck, [f"shard {number} makes no progress" for number in sorted(stuck)]
+        return not stuck, [
+            f"shard {number} has made no progress for more than {_STUCK_S:.0f} s" for number in sorted(stuck)
+        ]
 
     def ready(self) -> tuple[bool, list[str]]:
         """Return whether the worker is ready, and the reasons if it is not.
@@ -69,7 +71,7 @@ class WorkerStatus:
         runtimes = [runtime for shard in self._shards.running.values() for runtime in shard.tenants.runtimes]
         rejected = any(shard.tenants.is_any_rejected for shard in self._shards.running.values())
         if (runtimes or rejected) and all(runtime.source.failing() for runtime in runtimes):
-            reasons.append("every tenant fails: /status states why")
+            reasons.append("every tenant fails: /status states why for each tenant")
         return not reasons, reasons
 
     @property
@@ -139,7 +141,7 @@ def _describe(
     None if there is no problem.
     """
     if reading is None:
-        return status_json.unknown(subject, problem or "its shard is being restored")
+        return status_json.unknown(subject, problem or "the tenant's shard is being restored")
     return _describe_tenant_state(subject, reading.tenant_state, now, _failing(reading))
 
 

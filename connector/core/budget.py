@@ -1,13 +1,13 @@
 """Rate limiter for the requests of one tenant to Graph.
 
 1. Two requests are at least one step apart: 60 s / floor(N) plus 2 %, for N requests per minute. If a request leaves
-   late, the next requests leave later as well, except for a small slack. Lost time is never made up for by a burst.
+   late, the next requests leave later as well, except for a small slack. Lost time is not made up for by a burst.
 2. At most N requests leave within 60 s. Evenly spaced requests always satisfy this rule. It matters when connections
    open slowly and several requests leave together.
 3. A new or resumed budget waits one step before its first request, because another worker may have just sent one.
 4. `Retry-After` stops all requests until the given time. After a failure without `Retry-After`, all requests pause. The
-   length of this pause doubles from failure to failure, with jitter. A request may have been sent before the last pause
-   began and fail later. Such a failure does not lengthen the next pause.
+   length of this pause doubles from failure to failure, with jitter. A request that was sent before the last pause
+   began may fail later. Its failure does not lengthen the next pause.
 
 Times are monotonic seconds, which the caller passes. `requests_per_minute` is rounded down: 1.5 counts as 1.
 """
@@ -104,7 +104,7 @@ class Backoff:
 
 
 class Elapsed:
-    """Total length of several spans of time. Spans may overlap and may end in the future; an overlap counts once."""
+    """Total length of several spans of time. Where spans overlap, the time counts once. Spans may end in the future."""
 
     __slots__ = ("_end", "_total_s")
 

@@ -156,7 +156,7 @@ class Coverage(NamedTuple):
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Return the call time up to which everything from `start` on was read late enough.
+        """Return the end of the call time from `start` on that was read late enough, without a gap.
 
         Every call between `start` and the result was last read at least `overlap` after it began.
         """

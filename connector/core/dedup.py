@@ -24,7 +24,10 @@ _COLUMNS = ("hi", "lo", "meta", "fp")
 
 
 class _Run:
-    """Part of the index. Its entries are sorted by `hi`, the first part of the id's hash. Each column is one array."""
+    """Part of the index. Its entries are sorted by `hi`, the first part of the id's hash.
+
+    Each field of the entries has its own array.
+    """
 
     __slots__ = ("columns", "hours")
 
@@ -56,7 +59,7 @@ class _Run:
         return found
 
     def merged(self, other: "_Run") -> "_Run":
-        """Merge two parts of the index that have no id in common."""
+        """Return this part of the index joined with another part. The two parts must have no id in common."""
         at = np.searchsorted(self.columns["hi"], other.columns["hi"])
         columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
         return _Run(columns, np.insert(self.hours, at, other.hours))
@@ -294,7 +297,7 @@ def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.b
 def _in_stored_version(
     entries: Entries, found: NDArray[np.bool_], known: Entries, fingerprints: Fingerprints | None
 ) -> Entries:
-    """Return a version of `entries` that can be compared with the stored entries in `known`.
+    """Return `entries`, with fingerprints that can be compared with the stored entries in `known`.
 
     Where the stored entry has an older fingerprint version, the fingerprint is computed in this older version.
     """

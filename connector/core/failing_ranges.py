@@ -109,7 +109,7 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start` from the ranges, and correct times that a clock that was ahead has recorded.
+    """Remove call time before `start` from the ranges, and correct future times, which a wrong clock has recorded.
 
     A failure after `now` becomes a failure at `now`. The next request is at most half an hour after `now`.
     """
@@ -152,7 +152,7 @@ def due(ranges: FailingRanges, now: datetime) -> list[Window]:
 
 
 def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
-    """Return when the first of the waiting failing ranges may be requested again; None if no range must wait."""
+    """Return the earliest time at which a failing range that must wait may be requested; None if no range must wait."""
     return min((one.retry_at for one in ranges if one.retry_at > now), default=None)
 
 
@@ -257,7 +257,7 @@ def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRa
 def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
     """Return the two halves of an isolated range that failed again.
 
-    It is returned as one range if it is one second long, or if `count`, the number of failing ranges, is too high.
+    The range is not split if it is one second long, or if there are too many failing ranges (`count`).
     """
     if window.seconds <= 1 or count >= _MOST_SPLIT:
         return [_isolated(window, failure, failures)]

@@ -109,9 +109,10 @@ def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
 
 
 def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
-    """Return a function that removes the nested members of a value that fingerprint version `layout` does not include.
+    """Return a function that removes nested members from a value, for fingerprint version `layout`.
 
-    Return None if the version includes all of them.
+    The function removes the members that this version does not include. Return None if the version includes all of
+    them.
     """
     inner = inner_type(avro)
     if not isinstance(inner, dict):

@@ -1,8 +1,8 @@
 """Horizon: how far back call time may be read, and when the deduplication index forgets rows.
 
 The index forgets a row when its call started more than `horizon` ago, in whole hours. A row that is read after it was
-forgotten would be published again. Therefore only `readable_from` decides how far back call time may be read. Every
-window, run and job is cut with it at every step.
+forgotten would be published again. Therefore only `readable_from` decides how far back call time may be read. No
+window, run or job reads earlier call time, and this is checked at every step.
 """
 
 from collections.abc import Sequence
@@ -44,20 +44,19 @@ def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime)
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
 
-def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
-    """Return `forgotten_before` for a state that an older version of the connector has stored without it.
+def infer_forgotten_before(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
+    """Infer `forgotten_before` for a state of an older version of the connector, which did not store it.
 
-    The older version removed coverage and index entries behind the horizon together. So index entries are missing if
-    the beginning of the coverage was removed. It was removed if the coverage begins after `start`, although every sweep
-    is complete up to there (`throughs`). Then the result is the beginning of the coverage. Otherwise it is the epoch,
-    because no row was forgotten.
+    The older version removed old coverage and old index entries together. So rows were forgotten if the coverage begins
+    after `start`, although every sweep is complete up to this beginning (`throughs`). Then the result is the beginning
+    of the coverage. Otherwise no row was forgotten, and the result is the epoch.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH
 
 
 def bounded(missed: Sequence[Window]) -> tuple[Window, ...]:
-    """Join the oldest windows into one if there are more than 200 windows.
+    """Limit the number of windows to 200, by joining the oldest windows into one.
 
     The windows are the call time that a sweep could not read in time.
     """

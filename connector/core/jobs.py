@@ -78,8 +78,8 @@ def apply(
     """Apply an operator's command and return the new orders.
 
     A backfill reads only the part of its range between `oldest` (the horizon) and `now`. Without `again`, the part
-    begins at least `horizon.MARGIN` after `oldest`. A job is stored as failed, with the reason, if nothing of its range
-    may be read. Without `again`, this includes call time before `forgotten_before`.
+    begins at least `horizon.MARGIN` after `oldest`, and call time before `forgotten_before` is not read. If nothing of
+    the range may be read, the job is stored as failed, with the reason.
     """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
@@ -124,7 +124,7 @@ def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Or
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Mark every job as failed whose unread call time may not be read any more. Return the new orders.
+    """Mark a job as failed if none of its unread call time may be read any more. Return the new orders.
 
     A job without `again` may read from `floor` on, and a job with `again` from `oldest` on.
     """

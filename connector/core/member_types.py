@@ -62,7 +62,7 @@ def _json_type(avro: Any) -> Any:
 
 
 def member(avro: Any) -> tuple[Any, Any]:
-    """Return the Python type and the default value of the struct member for a field. `avro` is the field's Avro type.
+    """Return the Python type into which a field is decoded, and the default value. `avro` is the field's Avro type.
 
     The default is None, and the type allows None, because Graph may send null or leave the field out.
     """

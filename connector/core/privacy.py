@@ -189,9 +189,9 @@ class _Rewriting:
 
 
 def _treated(token: bytes, treat: Treat) -> bytes:
-    """Return the masked, pseudonymized or dropped value as JSON.
+    """Apply `treat`, which masks, pseudonymizes or drops a value, to a JSON value. Return the result as JSON.
 
-    Return the JSON text `null` if the value is not a string or contains invalid characters.
+    The result is `null` if the value is not a string or contains invalid characters.
     """
     if token[:1] != _STRING:
         return b"null"

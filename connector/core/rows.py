@@ -39,7 +39,7 @@ class InvalidRow(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Valid row. `values` is a struct with one member per field of Graph, which holds the value as received."""
+    """Valid row. `values` has one member per field of Graph, with the value as received."""
 
     values: Any
     unknown: Mapping[str, str]
@@ -275,8 +275,8 @@ class RowSchema:
     ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
         """Return the values of many rows by field name, with instants as epoch milliseconds.
 
-        Each field has a list with one value per row. The second result holds the rows with an instant that cannot be
-        parsed, as InvalidRow by index. Their values must not be used.
+        Each field has a list with one value per row. The second result contains the rows with an instant that cannot be
+        parsed: an InvalidRow by the index of the row. The values of these rows must not be used.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
         columns |= zip(

@@ -36,7 +36,7 @@ _TRANSIENT_REST_S = 1.0
 class LearnTime(NamedTuple):
     """Decision that the caller must first ask Graph for the current time.
 
-    Before that, no run starts and the tenant's start is not fixed.
+    Before Graph has answered, no run starts, and the tenant's start is not fixed.
     """
 
 
@@ -119,7 +119,7 @@ class _OpenSlice:
 
 
 class Scheduler:
-    """Scheduler of one tenant: its plan and its open slices."""
+    """Scheduler of one tenant, with its open slices and its plan: the tenant's state ahead of the commits."""
 
     def __init__(
         self,
@@ -181,9 +181,8 @@ class Scheduler:
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        `before` changes only with a commit, but the plan is ahead of the commits. So the plan may show older call time
-        as read that the committed state does not. This does no harm, because call time before `before` is never read
-        again.
+        `before` changes only with a commit, but the plan is ahead of the commits. Older call time may then count as
+        read in the plan, but not in the committed state. This does no harm, because this call time is never read again.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 

@@ -69,7 +69,7 @@ def next_slice(
 
 
 def may_open_chain(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Return whether a page chain may be opened for the live sweep, and whether one may be opened for anything else.
+    """Return whether a page chain may be opened for the live sweep, and whether one may be opened for other reading.
 
     If `concurrency` allows several open chains, one of them is reserved for the live sweep.
     """
@@ -111,8 +111,8 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
     """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
     The catch-up range lies between the call time up to which the sweep was complete and the window of its last run. A
-    part is left out if the run of another sweep reads it anyway, at least this sweep's `overlap` after the calls of the
-    part.
+    part is left out if the run of another sweep reads it anyway, and late enough: at least this sweep's `overlap` after
+    the calls of the part began.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)
@@ -193,7 +193,7 @@ class Sizes:
 def first_guess() -> float:
     """Return the number of rows per second of call time to expect for a tenant that was never read.
 
-    It makes the first slices one hour long.
+    With this number, the first slices are one hour long.
     """
     return ROWS_A_SLICE / 3600
 

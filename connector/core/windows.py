@@ -38,7 +38,7 @@ class Sweep(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Configuration that applies to a tenant's windows. `sweeps` is sorted by `every`."""
+    """Settings that determine what the sweeps of a tenant read. `sweeps` is sorted by `every`."""
 
     sweeps: tuple[Sweep, ...]
     settle: timedelta
@@ -81,10 +81,11 @@ class SweepState(NamedTuple):
         return self.through if self.position is None else self.position
 
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
-        """Let the sweep continue from `position`, and return its new state.
+        """Let the sweep continue from the call time `position`, and return its new state.
 
-        `missed` is the call time that the sweep has not read late enough. `through` becomes the start of the first
-        missed window before `position`. If there is none, it becomes `position`.
+        `missed` is the call time that the sweep has not read late enough. The sweep counts as complete (`through`) up
+        to the first missed call time before `position`. Without missed call time, it counts as complete up to
+        `position`.
         """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position
@@ -311,7 +312,8 @@ def _countable(state: State, piece: Slice) -> list[Window]:
     """Return the part of a slice that coverage may record as read.
 
     Rows of calls that began before `forgotten_before` are not published, because the deduplication index may have
-    forgotten them. Their call time must therefore not count as read. A backfill with `again` does publish such rows.
+    forgotten them. Their call time must therefore not count as read. A backfill with `again` publishes such rows, so
+    all of its call time counts.
     """
     window = piece.window
     if piece.again:
@@ -323,8 +325,8 @@ def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the first state of a sweep that was added to the configuration.
 
     The new sweep skips call time that was already read late enough: at least its overlap after the calls began. An old
-    sweep with the same or a longer overlap has read everything before its position late enough. The new sweep begins at
-    the latest of these positions, and then skips what coverage shows as read late enough. Coverage alone is not
+    sweep with the same or a longer overlap has read all call time before its position in this way. The new sweep begins
+    at the latest of these positions, and then skips what coverage shows as read late enough. Coverage alone is not
     sufficient: merged ranges show only their oldest read time, which is often too early.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
@@ -335,7 +337,7 @@ def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
 
 
 def _moved_past(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
-    """Let a sweep continue from `position`, and return its new state.
+    """Let a sweep continue from the call time `position`, and return its new state.
 
     Call time before `position` that was not read late enough becomes missed call time.
     """

@@ -336,7 +336,7 @@ def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: 
     ranges = tuple(_range(one) for one in record.ranges)
     if record.forgotten_before is not None:
         return State(start, sweeps, coverage, orders, ranges, _instant(record.forgotten_before))
-    cut = horizon.adopt_cut(start, [sweep.through for sweep in sweeps], coverage)
+    cut = horizon.infer_forgotten_before(start, [sweep.through for sweep in sweeps], coverage)
     return State(max(start, cut), sweeps, coverage, orders, ranges, cut)
 
 

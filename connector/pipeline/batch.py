@@ -128,7 +128,7 @@ class Batches:
         shard: ShardPosition,
         now: datetime,
     ) -> BatchContents:
-        """Return the contents of the transaction that writes `changes`, which `close` must have completed."""
+        """Return the contents of the transaction that writes `changes`. Call `close` first to complete the changes."""
         return BatchContents(changes, tenant_states, shard, now, self._topics)
 
     def _close_change(self, change: Change, tenant_state: TenantState, now: datetime | None) -> None:

@@ -72,8 +72,8 @@ class BatchContents(TransactionContents):
     ) -> None:
         """Create the contents of the transaction that writes `changes`.
 
-        `Batches.close` must have completed the changes before: it adds the records of the deduplication index and
-        chooses the rows that the index forgets.
+        Call `Batches.close` first. It adds the records of the deduplication index to the changes, and chooses the rows
+        that the index forgets.
         """
         self._changes = changes
         self._tenant_states = tenant_states
@@ -140,11 +140,11 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.state, record)]
 
     def too_long(self) -> TooLong | None:
-        """Return a record that is too long for its topic; None if all records fit. The batch cannot be written with it.
+        """Return a record that is too long for its topic and prevents the commit; None if all records fit.
 
         Only dead letters and state are checked here. The length of a row is checked when its record is made.
-        Checkpoints are measured only if one of them might be too long: one batch makes a checkpoint at most 10,000
-        bytes longer than twice its length.
+        Checkpoints are measured only if one of them might be too long: one batch at most doubles a checkpoint and adds
+        10,000 bytes.
         """
         records = self._seen()
         for change in self._changes.values():
@@ -158,7 +158,8 @@ class BatchContents(TransactionContents):
     def _longest_checkpoint(self, tenant: str) -> Outgoing:
         """Return the longest checkpoint that this batch can write for a tenant, to check its length in advance.
 
-        Offsets and times of progress records are known only after the rows were written. Long numbers stand for them.
+        Offsets and times of progress records are known only after the rows were written. Numbers with many digits stand
+        for them.
         """
         tenant_state = self._tenant_states[tenant]
         overlaps = [int(sweep.sweep.overlap.total_seconds()) for sweep in self._changes[tenant].state.sweeps]
@@ -176,7 +177,7 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]
 
     def _next_checkpoint(self, tenant: str) -> Checkpoint:
-        """Return a tenant's next checkpoint, without the new offsets and progress records. The caller adds these."""
+        """Return a tenant's next checkpoint, without the new offsets and progress records, which the caller adds."""
         tenant_state, change = self._tenant_states[tenant], self._changes[tenant]
         before = tenant_state.checkpoint
         return Checkpoint(
@@ -201,9 +202,9 @@ class BatchContents(TransactionContents):
         are dropped, because consumers would wait for them forever. A new topic is recognized by another topic id, or by
         an offset that is lower than before.
 
-        `topic_ids` was requested after the rows were written, so it identifies the topics that contain them. If brokers
-        do not report an id, the new offsets are stored without one. With an outdated id, the next batch would drop
-        them.
+        `topic_ids` were requested after the rows were written, so they belong to the topics that contain the rows. If
+        brokers report no id, the new offsets are stored without an id. With an outdated id, the next batch would drop
+        the offsets.
         """
         tenant_state = self._tenant_states[tenant]
         before, topic = tenant_state.checkpoint, tenant_state.tenant.topic

@@ -78,7 +78,7 @@ class Change:
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
         """Return the rows and dead letters of the tenant by tag: one tag for the rows, another for the dead letters.
 
-        The publisher reports offsets per tag. Only the offsets of the rows are stored in the tenant's checkpoint.
+        The publisher reports offsets per tag. The checkpoint of the tenant contains only the offsets of the rows.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 

@@ -33,7 +33,7 @@ _CONFLICT_PROBLEM = "row: another row in the same page or page chain has the sam
 
 
 class RowClassifier:
-    """Classifier of the rows of pages. Only one thread uses it."""
+    """Classifier of rows: it decides which rows are published or dead-lettered. Only one thread uses it."""
 
     def __init__(self, settings: Settings, shape: RowSchema, encoder: RowEncoder, limits: Limits) -> None:
         self._shape = shape

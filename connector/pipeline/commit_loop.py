@@ -114,7 +114,7 @@ class CommitLoop:
         self._is_urgent = self._is_urgent or bool(self._pending)
 
     async def _add(self, items: list[Item]) -> None:
-        """Add the effects of messages to the batch."""
+        """Add the effects of the messages `items` to the batch. The batch is committed later."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting += items

@@ -1,6 +1,6 @@
 """Names of JSON members of rows that the schema does not have.
 
-Their number is limited, so that Graph cannot fill memory or the log.
+The number of stored names is limited, so that Graph cannot fill memory or the log.
 """
 
 from collections.abc import Iterable, Iterator

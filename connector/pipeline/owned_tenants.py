@@ -306,9 +306,10 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
-        """Commit that the configuration of this worker does not contain the tenant, if this is not committed yet.
+        """Commit the reason NOT_CONFIGURED for a tenant that this worker's configuration does not contain.
 
-        Another worker that has the tenant in its configuration finds this in the state topic, and reports it.
+        Do nothing if the reason is committed already. A worker that has the tenant in its configuration reads the
+        reason from the state topic, and reports it.
         """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return

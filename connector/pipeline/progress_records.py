@@ -98,7 +98,7 @@ class ProgressRecords:
     def _log_too_long(self, record: Outgoing) -> None:
         """Log, once per topic, that a progress record is too long and is not published.
 
-        Without it, consumers wait for progress, but no row is lost.
+        Consumers then do not learn of the progress, but no row is lost.
         """
         if record.topic not in self._too_short:
             self._too_short.add(record.topic)

@@ -41,7 +41,7 @@ class RestoredShard(NamedTuple):
 
 
 class Restoration:
-    """One restoration of a shard."""
+    """Restoration of one shard: it reads the state of the shard from its topics."""
 
     def __init__(self, shard: ShardContext, publisher: Publisher) -> None:
         self._shard = shard
@@ -140,8 +140,8 @@ class Restoration:
     def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
         """Remove from checkpoints the offsets of topics that were deleted and created again.
 
-        A topic was created again if it ends before the offsets of a checkpoint. Only checkpoints without a topic id are
-        checked in this way.
+        A topic was created again if it ends before the offsets of a checkpoint. A checkpoint with a topic id is left
+        unchanged, because the id is compared later.
         """
         created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
         for topic in created_again:

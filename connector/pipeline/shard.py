@@ -62,8 +62,8 @@ class Shard:
     def hand_over(self) -> None:
         """Begin the release of the shard: stop the requests to Graph at once, and let the open transaction finish.
 
-        The requests do not wait for the end of a slow commit. The next owner has a request budget of its own, so both
-        workers together could exceed the limit.
+        The next owner has a request budget of its own. If this worker sent requests during a slow commit, both workers
+        together could exceed the limit.
         """
         self._ownership.handing_over.set()
         self.tenants.stop_reading()
@@ -183,7 +183,7 @@ class Shard:
     async def _sweepers_ended(self, buffer: Buffer) -> None:
         """Wait until every sweeper has ended.
 
-        Sweepers end by themselves only with `once`. Otherwise this waits until it is cancelled.
+        Sweepers end by themselves only with `once`. Without `once`, the wait has no end and must be cancelled.
         """
         if not self._worker.once:
             await asyncio.Event().wait()

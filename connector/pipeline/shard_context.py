@@ -1,4 +1,4 @@
-"""Parts of one shard that survive its restarts, and that its restoration and its commit loop share."""
+"""Parts of one shard that survive its restarts. The restoration and the commit loop of the shard share them."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Ownership of one shard: whether this worker owns it, and the group metadata that proves it in a transaction."""
+"""Ownership of one shard: whether this worker owns the shard, and the group metadata that proves the ownership."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ class ShardOwnership:
         return self._number in self._membership.snapshot.partitions
 
     def open_commands(self, offset: int) -> None:
-        """Let the membership deliver the operators' commands for the shard, from `offset` of the control topic on."""
+        """Start the delivery of the operators' commands for the shard, beginning at `offset` of the control topic."""
         self._membership.open(self._number, offset)
 
     def shut_commands(self) -> None:

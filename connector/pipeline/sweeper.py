@@ -137,7 +137,10 @@ class Sweeper:
         task.add_done_callback(partial(self._close_chain, read.slice))
 
     def _close_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
-        """Close the slice that an ended task has read. Do nothing if another task is already reading the same slice."""
+        """Close a slice because the task that read its page chain has ended.
+
+        Do nothing if another task is already reading the same slice.
+        """
         if self._tasks.get(piece) is task:
             del self._tasks[piece]
             self._scheduler.closed(piece)

@@ -142,7 +142,7 @@ class TenantRuntime:
 
 
 def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """Compute the values of a tenant's gauges from its committed state, because no sweeper provides them.
+    """Return the values of a tenant's gauges that its committed state determines.
 
     `remembered` is the number of rows in the tenant's deduplication index.
     """

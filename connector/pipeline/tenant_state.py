@@ -45,7 +45,7 @@ IndexMemory = tuple[DedupIndex, SeenLog]
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return the part of the settings that applies to windows."""
+    """Return the settings that determine what the sweeps of a tenant read."""
     return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
 
 
@@ -72,7 +72,7 @@ def retired_state(
 ) -> TenantState:
     """Make the state of a tenant from its checkpoint and its deduplication index, and mark the tenant as retired.
 
-    At a restart, every tenant is marked. The mark is removed when the tenant is read because it is configured.
+    Every restored tenant is marked. When a configured tenant is read, its mark is removed.
     """
     tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
     return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

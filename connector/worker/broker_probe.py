@@ -15,7 +15,7 @@ _PROBE_S = 5.0
 
 
 class BrokerProbe:
-    """Regular check of the brokers, with its last result."""
+    """Regular check whether the brokers answer, with the last result."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.is_up = False

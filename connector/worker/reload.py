@@ -59,7 +59,7 @@ class Configuration:
     async def _take_over(self, read: Settings) -> None:
         """Replace the current tenants and secrets by those of the new settings `read`.
 
-        If this raises an error, the current settings are unchanged.
+        If the new settings cannot be used, an error is raised, and the current settings stay in use.
         """
         self._check(read)
         settings = dataclasses.replace(self.settings, tenants=read.tenants)
@@ -73,7 +73,7 @@ class Configuration:
     def _check(self, read: Settings) -> None:
         """Raise ConfigurationError if a running worker cannot use the new settings `read`.
 
-        Only the settings decide, so that either all workers accept them or none does.
+        The result depends only on the settings, so that either all workers accept them or none does.
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:

@@ -185,8 +185,9 @@ class Service:
     async def _follow(self, settings: Settings) -> None:
         """Prepare topics and schemas for new settings, and make all shards use them.
 
-        During the start-up, do nothing, because the start-up prepares them itself. Raises BrokersUnavailableError,
-        RegistryUnavailableError or FatalError if they cannot be prepared. The current topology then stays in use.
+        During the start-up, do nothing, because the start-up prepares topics and schemas itself. If they cannot be
+        prepared, the current topology stays in use, and BrokersUnavailableError, RegistryUnavailableError or FatalError
+        is raised.
         """
         worker = self._shards.worker
         if worker is not None:

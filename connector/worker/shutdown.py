@@ -45,7 +45,7 @@ class Shutdown:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the worker. If `is_process` is true, end the process if the worker has not stopped after 9 s."""
+        """Stop the worker. If it does not stop within 9 s and `is_process` is true, end the process."""
         if self.is_process and not self.stopping.is_set():
             # A blocking request to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
             # transaction.

@@ -18,7 +18,7 @@ _UNAVAILABLE_S = 120.0
 
 
 class Startup:
-    """Start-up of one worker."""
+    """Start-up of one worker: it waits until the topics and schemas are ready."""
 
     def __init__(self, configuration: Configuration, probe: BrokerProbe) -> None:
         self.registry_unavailable: str | None = None

@@ -77,7 +77,7 @@ def _reason(checkpoint: Checkpoint | None, limit: timedelta, now: datetime) -> s
 
 
 class UnreadTenants:
-    """Regular search of one worker for unread tenants, with its last result."""
+    """Regular search for configured tenants that no worker reads, with the result of the last search."""
 
     def __init__(self, configuration: Configuration, shards: OwnedShards, metrics: Metrics, clients: Clients) -> None:
         self.found: list[UnreadTenant] = []
@@ -89,7 +89,7 @@ class UnreadTenants:
         self._clients = clients
 
     async def run(self, now: Callable[[], datetime]) -> None:
-        """Search every five minutes, and every 30 seconds while the result changes."""
+        """Search for unread tenants every five minutes, but every 30 seconds while the result changes."""
         pause_s = FIRST_LOOK_S
         while True:
             await asyncio.sleep(pause_s)

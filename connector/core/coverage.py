@@ -29,7 +29,7 @@ class Read(NamedTuple):
     end: datetime
     at: datetime
     steady: bool = True
-    "False if the page chain was never stable when the piece was last read, although the reading was repeated."
+    "False if the paging was not stable in any attempt, when the piece was last read."
 
 
 class Coverage(NamedTuple):

@@ -289,8 +289,8 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
     """Limit the number of ranges.
 
-    Ranges that are not isolated are removed, beginning with the oldest failures. If there are still too many, the
-    isolated ranges that are closest to each other are joined.
+    Of the ranges that are not isolated, those with the oldest failures are removed. If there are still too many ranges,
+    the isolated ranges that are closest to each other are joined.
     """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
     forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
     values: Any
     unknown: Mapping[str, str]
-    "Members that the schema does not know: their JSON text by name."
+    "Members that the schema does not know. The keys are their names, the values are their JSON texts."
 
     @property
     def id(self) -> str:
@@ -275,8 +275,8 @@ class RowSchema:
     ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
         """Return the values of many rows by field name, with instants as epoch milliseconds.
 
-        Each field has a list with one value per row. The second result contains the rows with an instant that cannot be
-        parsed: an InvalidRow by the index of the row. The values of these rows must not be used.
+        Each field has a list with one value per row. If an instant of a row cannot be parsed, the second result maps
+        the index of the row to an InvalidRow. The values of this row must not be used.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
         columns |= zip(

@@ -92,7 +92,7 @@ class Rest(NamedTuple):
 
     seconds: float
     dropped: bool
-    "True if runs were in progress: they have failed."
+    "True if runs were in progress. These runs have failed."
     cancelled: tuple[Slice, ...]
     "Open slices. The caller must stop reading them."
 

@@ -52,7 +52,7 @@ class Run(NamedTuple):
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    "Start of the previous run, if this run replaced it before it was done. What that run left unread is read first."
+    "Start of the previous run, if this run replaced it before it was done. What the previous run left unread is read first."
 
 
 class SweepState(NamedTuple):
@@ -324,10 +324,10 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the first state of a sweep that was added to the configuration.
 
-    The new sweep skips call time that was already read late enough: at least its overlap after the calls began. An old
-    sweep with the same or a longer overlap has read all call time before its position in this way. The new sweep begins
-    at the latest of these positions, and then skips what coverage shows as read late enough. Coverage alone is not
-    sufficient: merged ranges show only their oldest read time, which is often too early.
+    The new sweep skips call time that was already read late enough: at least its overlap after the calls began. Old
+    sweeps with the same or a longer overlap have read all call time before their positions late enough, so the new
+    sweep begins at the latest of these positions. From there, it skips what coverage shows as read late enough.
+    Coverage alone is not sufficient: merged ranges show only their oldest read time, which is often too early.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:

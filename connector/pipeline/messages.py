@@ -76,7 +76,7 @@ class Commanded(NamedTuple):
     """Message that a record of the control topic was received.
 
     If the record holds no command, the message only moves the control offset. `offset` is the offset of the record. It
-    is -1 for a command that had waited for a sweeper of its tenant: the control offset has moved past its record
+    is -1 for a command that had waited for a sweeper of its tenant, because the offset of its record was committed
     before.
     """
 

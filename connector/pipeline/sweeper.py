@@ -225,7 +225,7 @@ class Sweeper:
             _logger.info("range_recovered", tenant=label, window=_text(window))
 
     async def _sleep(self, until: datetime | None) -> None:
-        """Wait until `until`, until a page chain ends or until a command arrives.
+        """Wait until the time `until`. The wait ends earlier when a page chain ends or a command arrives.
 
         The wait takes at most 30 s, because the clock may be changed in the meantime.
         """

@@ -16,7 +16,7 @@ from connector.pipeline.worker_context import Topology
 
 
 class TopologyBuilder:
-    """Builder of the topologies of one worker."""
+    """Builder of a worker's topology (see the glossary), at the start and at each reload."""
 
     def __init__(self, admin: TopicAdmin, registry: Registry | None, now: Callable[[], datetime]) -> None:
         self._admin = admin

@@ -148,7 +148,7 @@ class Coverage(NamedTuple):
     def with_passable(self, windows: Iterable[Window]) -> "Coverage":
         """Return a coverage in which `windows` count as read late enough for every sweep.
 
-        Used for isolated ranges, so that runs can complete without them.
+        The caller passes the isolated ranges, so that runs can complete without them.
         """
         coverage = self
         for window in windows:

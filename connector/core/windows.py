@@ -52,7 +52,7 @@ class Run(NamedTuple):
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    "Start of the previous run, if this run replaced it before it was done. What the previous run left unread is read first."
+    "Start of the previous run, if this run replaced it before it was done. Its unread call time is read first."
 
 
 class SweepState(NamedTuple):

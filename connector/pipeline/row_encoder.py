@@ -179,7 +179,7 @@ def _too_long(found: FoundRow, problem: str, start_ms: int | None) -> InvalidRow
 def _put_back(
     invalid: Mapping[int, InvalidRow], encoded: list[EncodedRow | InvalidRow]
 ) -> list[EncodedRow | InvalidRow]:
-    """Insert the invalid rows into `encoded`, and return all rows.
+    """Insert the invalid rows into `encoded`, and return the result.
 
     The keys of `invalid` are the indices of the invalid rows in the result.
     """

@@ -1,9 +1,9 @@
 """Search for configured tenants that no worker reads.
 
-All workers of an app should have the same tenants in their configurations. Otherwise no worker may read a tenant: the
-owner of its shard does not have the tenant in its configuration. If such a tenant was read before, the owner commits
-the reason NOT_CONFIGURED for it. To find such tenants, each worker reads the committed state of its configured tenants
-in the shards of other workers.
+All workers of an app should have the same tenants in their configurations. Otherwise it can happen that no worker reads
+a tenant, because the owner of its shard does not have the tenant in its configuration. If such a tenant was read
+before, the owner commits the reason NOT_CONFIGURED for it. To find such tenants, each worker reads the committed state
+of its configured tenants in the shards of other workers.
 """
 
 import asyncio

@@ -337,10 +337,7 @@ def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
 
 
 def _moved_past(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
-    """Let a sweep continue from the call time `position`, and return its new state.
-
-    Call time before `position` that was not read late enough becomes missed call time.
-    """
+    """Let a sweep continue from `position`. Earlier call time that was not read late enough becomes missed."""
     missed = list(sweep_state.missed)
     if sweep_state.resumes_at < position:
         missed.append(Window(sweep_state.resumes_at, position))
@@ -358,11 +355,7 @@ def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None
 
 
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
-    """Return when the sweep's next run begins.
-
-    Normally, it begins when the sweep is due. If a run is in progress, it begins when this run is old enough to be
-    replaced.
-    """
+    """Return when the sweep's next run begins: when it is due, or when a run in progress may be replaced."""
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
         return sweep_state.run.started + max(every, _SHORTEST_RUN)

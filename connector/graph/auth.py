@@ -91,9 +91,9 @@ class SignIn:
     ) -> None:
         """Create the sign-in of a tenant.
 
-        `pauses` takes over the waiting times after failures from the tenant's previous sign-in, if there was one.
-        `directories` maps each Entra directory to the tenant that reads it, so that no two tenants read the same one.
-        None skips this check.
+        `pauses` are the waiting times after failures, which a new sign-in of the same tenant takes over. `directories`
+        is the record of which tenant reads which Entra directory. It prevents two tenants from reading the same
+        directory. Without it, this is not checked.
         """
         self._transport = transport
         self._pool = pool
@@ -117,7 +117,7 @@ class SignIn:
         "Host of Graph in the tenant's cloud. It is empty until the tenant's sign-in metadata was read."
 
     def asked_s(self, now: float) -> float:
-        """Return for how many seconds in total, up to `now`, `Retry-After` headers of sign-in have delayed requests."""
+        """Return how many seconds sign-in has made requests wait with `Retry-After` headers, in total, until `now`."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
@@ -128,7 +128,7 @@ class SignIn:
         return (await self.held()).text
 
     async def held(self) -> Token:
-        """Return a valid access token together with its times. If there is none yet, acquire one as `token` does.
+        """Return a valid access token together with its times. If there is none, wait until `token` would return one.
 
         Raises the errors of `token`.
         """
@@ -228,9 +228,9 @@ class SignIn:
         )
 
     async def _look_at_files(self) -> identity.Credential | None:
-        """Read the credential again if one of its files has changed. Return None if nothing has changed.
+        """Read the credential again if one of its files has changed. Return None if no file has changed.
 
-        In this way, a file that has become unusable is logged before the next token request needs it.
+        The purpose is an early log message: a file may become unusable long before the next token request needs it.
         """
         if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
             return None
@@ -273,15 +273,16 @@ class SignIn:
             self._health.rejected(error.reason, str(error), time.monotonic())
             raise error
 
-    def _check_tenant(self, there: str) -> None:
-        """Raise PermanentError if a managed identity belongs to another directory (`there`) than the tenant's.
+    def _check_tenant(self, directory: str) -> None:
+        """Raise PermanentError if a managed identity belongs to another directory than the tenant.
 
-        Otherwise rows of that directory would be published as rows of this tenant.
+        `directory` is the directory of the managed identity. Without this check, its rows would be published as rows of
+        the configured tenant.
         """
         here = self._tenant.id.lower()
-        if GUID.fullmatch(here) and GUID.fullmatch(there) and here != there:
+        if GUID.fullmatch(here) and GUID.fullmatch(directory) and here != directory:
             raise self._rejected(
-                f"the managed identity belongs to tenant {there}, and cannot read another tenant; configure an"
+                f"the managed identity belongs to tenant {directory}, and cannot read another tenant; configure an"
                 " application with a secret, a certificate or workload identity for this tenant"
             )
 
@@ -379,7 +380,7 @@ def _lifetime_s(expires_in: object) -> float:
 def _retrieve_exception(flight: asyncio.Task[Token]) -> None:
     """Retrieve the exception of a finished task, because asyncio logs every exception that was never retrieved.
 
-    All callers that waited for the task may have been cancelled, so this may be the only code that retrieves it.
+    Normally, the callers that wait for the task retrieve it. But all of them may have been cancelled.
     """
     if not flight.cancelled():
         flight.exception()

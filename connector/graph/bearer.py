@@ -26,9 +26,9 @@ _UNUSABLE_S = 5.0
 class Bearer:
     """Callback that gives librdkafka its tokens (`oauth_cb`). It is thread-safe and returns within 5 s.
 
-    While sign-in is unavailable, it returns an invalid token that every broker rejects. Without any token, the
-    constructor of a client would fail. With an invalid token, the client continues to try, in the same way as if
-    brokers were unavailable: librdkafka calls this callback again within seconds.
+    While sign-in is unavailable, it returns an invalid token, because a client without any token could not be created.
+    Every broker rejects the invalid token. The client then behaves as if brokers were unavailable: librdkafka calls
+    this callback again within seconds.
     """
 
     sign_in: SignIn

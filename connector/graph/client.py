@@ -44,7 +44,7 @@ class GraphClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         record: Record | None = None,
     ) -> None:
-        """Create a client. If there is a `record`, it receives each request for rows with its response."""
+        """Create a client. If `record` is given, it is called with each request for rows and its response."""
         self._settings = settings
         trust = Trust("graph", settings.ca_bundle, strict=settings.tls_strict)
         timeout_s = settings.timeout.total_seconds()
@@ -78,14 +78,14 @@ class GraphClient:
         now: Callable[[], datetime] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> "Source":
-        """Create the source of one tenant's pages. Its first request waits for one interval of the request budget.
+        """Create the source of one tenant's pages.
 
-        `now` returns the time at which a page counts as received. `patience_s` is the number of seconds after which a
-        page that cannot be read makes its page chain fail.
+        `now` returns the time at which a page counts as received. If one page cannot be read for `patience_s` seconds,
+        its page chain fails.
 
-        A tenant gets another source when its shard restarts or is assigned again, or when SIGHUP changes the tenant's
-        configuration. The tenant's budget and the pauses of its sign-in are not reset by this, because they belong to
-        the client.
+        A tenant gets another source when its shard restarts or moves, and when SIGHUP changes the tenant's
+        configuration. Each time, the tenant's first request waits until the budget allows it. The request budget and
+        the pauses of sign-in are kept, because they belong to the client.
         """
         health = Health(patience_s)
         limits = self._limits_of(tenant)
@@ -162,7 +162,7 @@ class GraphClient:
 
 
 class _Limits(NamedTuple):
-    """Request budget of one tenant and the pauses of its sign-in. They exist as long as the process runs."""
+    """Request budget of one tenant and the pauses of its sign-in. They are kept for as long as the process runs."""
 
     budget: Budget
     pauses: Pauses

@@ -10,11 +10,11 @@ _SET_BACK = timedelta(minutes=2)  # a response arrives within this time of its D
 
 
 class TrustedClock:
-    """Clock of this machine, limited by the `Date` headers of Graph's responses: a machine's clock may be days ahead.
+    """Clock that never runs ahead of Graph, because the clock of a machine may be days ahead.
 
-    The limit is the `Date` of the last response plus the seconds that the monotonic clock has counted since then. It
-    does not move when the machine's clock jumps. The monotonic clock stops while a machine is suspended. Then the time
-    is too early until the next response, which is harmless.
+    It limits the time of this machine to the `Date` of Graph's last response, plus the seconds since that response. The
+    seconds are counted by the monotonic clock, so a jump of the machine's clock has no effect. While a machine is
+    suspended, the monotonic clock stops. The time is then too early until the next response, which is harmless.
     """
 
     def __init__(

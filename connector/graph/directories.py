@@ -22,13 +22,13 @@ class Directories:
         self._readers: dict[str, Tenant] = {}
 
     def end(self, tenant: Tenant) -> None:
-        """Remove a tenant that is not read any more."""
+        """Record that a tenant is not read any more, so that another tenant may read its directory."""
         self._readers = {one: reader for one, reader in self._readers.items() if reader.key != tenant.key}
 
     def other_reader(self, directory: str, tenant: Tenant) -> Tenant | None:
-        """Return the other tenant that already reads the directory.
+        """Return the tenant that already reads the directory, if it is another one than `tenant`.
 
-        If there is none, record that `tenant` reads it, and return None.
+        Otherwise record that `tenant` reads the directory, and return None.
         """
         reader = self._readers.get(directory)
         if reader is None or tenant.key == directory:

@@ -156,7 +156,7 @@ class EntraError(NamedTuple):
 def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
     """Return the error in a response of sign-in, or None if the response contains none.
 
-    `kind` is the configuration key of the credential, which the remedy names.
+    `kind` is the configuration key of the credential. The remedy for the error names this key.
     """
     error = document.get("error")
     if not isinstance(error, str) or not _SAFE.fullmatch(error):

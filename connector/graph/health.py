@@ -58,16 +58,20 @@ class Health:
         self.up = True
 
     def answered(self, now: float = -math.inf) -> None:
-        """Record that Graph served a request, at `now` if it is given. This ends any failure."""
+        """Record that Graph served a request. The tenant then no longer fails.
+
+        `now` is the time of the response. It is needed only for the rule about refusals with a 4xx status.
+        """
         self.up = True
         self._answered_at = max(self._answered_at, now)
         self._refusals = 0
         self._rejected = self._transient = None
 
     def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
-        """Record a permanent error. `may_pass` is true if Graph may still serve other ranges of call time.
+        """Record a permanent error.
 
-        Then a single error does not yet make the tenant fail (rule 3).
+        If `may_pass` is true, the error may concern only one range of call time. A single error of this kind does not
+        always make the tenant fail: see rule 3 of this module.
         """
         self.up = False
         if not self._refusals:
@@ -83,7 +87,7 @@ class Health:
     def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
         """Record a transient error.
 
-        `begun` is the time at which the failed request began: `patience_s` counts from then on.
+        `begun` is the time at which the failed request began. The patience of `patience_s` seconds starts at this time.
         """
         self.up = False
         since = begun if self._transient is None else self._transient.since

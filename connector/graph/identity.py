@@ -23,7 +23,7 @@ class CredentialError(Exception):
 class Credential(NamedTuple):
     """Identity with the current value of its credential.
 
-    If two objects are equal, the credential has not changed, and the msal client can still be used.
+    Two equal objects mean that the credential has not changed. The existing msal client can then be used again.
     """
 
     kind: Kind
@@ -90,15 +90,14 @@ class Application(Protocol):
     def acquire(self, scope: str) -> dict[str, Any]:
         """Request a new token, and return the OAuth response.
 
-        Raises MissingAnswerError at the first request whose response `Replies` does not contain yet.
+        Raises MissingAnswerError when msal needs a response that has not arrived yet.
         """
 
 
 def application(credential: Credential, authority: str, replies: Replies) -> Application:
     """Create the msal client for a credential. `authority` is the sign-in URL of the tenant.
 
-    Creation may already send a request, for the metadata of the tenant. Raises MissingAnswerError at the first request
-    whose response `Replies` does not contain yet.
+    msal may already need the tenant's metadata at this point. Raises MissingAnswerError if it has not arrived yet.
     """
     if credential.kind == "managed_identity":
         return _Managed(credential.client_id, replies)

@@ -2,14 +2,13 @@
 
 1. A request is sent only after memory for one page of usual size was reserved. The memory is released when the page is
    committed.
-2. Tenants that wait for memory get it in the order in which they began to wait, for one request each. A request that
-   waits for its budget reserves no memory.
+2. Tenants get memory in the order in which they began to wait, for one request each. A request that still waits for its
+   budget reserves no memory.
 3. Once the real size of a page is known, the reservation changes to this size. All reservations together may then
    exceed the limit. No request is sent until they are below the limit again.
-4. Some page chains keep all their pages in memory until the last page was read. Such a chain reserves memory for all of
-   its pages before its first request. Together, these chains reserve at most half of the limit. The other half becomes
-   free with each commit, and each request needs memory for one page only. Therefore these chains never wait for each
-   other.
+4. Some page chains keep all their pages in memory until the last page was read. Such a chain reserves memory for all
+   pages before its first request. These chains may reserve at most half of the limit. All other requests need memory
+   for one page only, and each commit releases memory. So a deadlock is impossible.
 """
 
 from collections.abc import Callable
@@ -45,9 +44,9 @@ class PageRoom:
 
 
 class _Pool:
-    """Memory limit in bytes, from which reservations are taken. Each reservation begins with the same size, the unit.
+    """Memory limit in bytes. Each reservation begins with a fixed size, the unit: one page, or one page chain.
 
-    Bytes that are reserved in this pool are also reserved in the pool `whole`, if there is one.
+    If there is a pool `whole`, every reserved byte also counts in that pool.
     """
 
     def __init__(self, max_bytes: int, unit: int, whole: "_Pool | None" = None) -> None:
@@ -59,9 +58,9 @@ class _Pool:
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve one unit and return the reservation. Return None if there is no room.
+        """Reserve one unit of memory, and return the reservation. Return None if the limit would be exceeded.
 
-        In that case, `freed` is called once, as soon as there is room.
+        After None, `freed` is called once, as soon as there is room.
         """
         if not self._has_room():
             self._waiting.setdefault(freed)
@@ -71,9 +70,9 @@ class _Pool:
         return PageRoom(self, self._unit)
 
     def change(self, by: int) -> None:
-        """Add `by` bytes, which may be negative, to the reserved memory.
+        """Add `by` bytes to the reserved memory. A negative number releases memory.
 
-        Then call the callbacks of waiting callers while there is room.
+        While there is room, the callbacks of waiting callers are called.
         """
         self._add(by)
         while self._waiting and self._has_room():
@@ -87,9 +86,9 @@ class _Pool:
             self._whole.change(by)
 
     def _has_room(self) -> bool:
-        """Return whether one unit may be reserved.
+        """Return whether memory of the size of one unit may be reserved.
 
-        If nothing is reserved, the unit may even be larger than the limit.
+        If nothing is reserved yet, this is allowed even if the unit is larger than the limit.
         """
         return not self.bytes or self.bytes + self._unit <= self._max_bytes
 
@@ -112,17 +111,17 @@ class PageMemory:
         return self._all.bytes
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve memory for one page, and return the reservation.
+        """Reserve memory for one page, and return the reservation. Return None if no memory is free.
 
-        If no memory is free, return None. `freed` is then called once, as soon as memory is free for this caller.
+        After None, `freed` is called once, as soon as memory is free for this caller.
         """
         return self._all.reserve(freed)
 
     def reserve_chain(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve memory for a page chain whose pages all stay in memory until its last page was read.
 
-        Return the reservation, or None if there is no room. `freed` is then called once, as soon as there is room
-        again.
+        Return the reservation, or None if no memory is free. After None, `freed` is called once, as soon as memory is
+        free.
         """
         return self._chains.reserve(freed)
 

@@ -28,9 +28,9 @@ Record = Callable[[RecordedRequest], None]
 
 
 class RecordingTransport(Transport):
-    """HTTP session that passes each request that counts against a request budget to `record`.
+    """HTTP session that records requests for rows: it passes each of them to `record`, with its response.
 
-    Requests for tokens do not count against a budget. They are not recorded, because they hold secrets.
+    Requests for tokens are not recorded, because they hold secrets.
     """
 
     def __init__(self, timeout_s: float, trust: Trust, record: Record) -> None:

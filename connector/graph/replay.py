@@ -1,4 +1,4 @@
-"""HTTP client for msal. It returns the responses that have already arrived, and stops msal at the first missing one."""
+"""HTTP client for msal that never waits. It returns responses that have arrived, and stops msal if one is missing."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -37,9 +37,9 @@ class _Reply:
 
 
 class Replies:
-    """HTTP client for msal.
+    """HTTP client for msal that never waits.
 
-    It returns the responses that have arrived, in order. When it has no more responses, it raises MissingAnswerError.
+    It returns the responses that have arrived, in order. If msal needs another one, it raises MissingAnswerError.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Replies:
         self._given = 0
 
     def rewind(self, answers: list[Response]) -> None:
-        """Prepare the next attempt of msal, which receives these responses in order."""
+        """Prepare another run of msal from the start. It receives the responses `answers`, in this order."""
         self._answers, self._given = answers, 0
 
     def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> _Reply:

@@ -1,9 +1,10 @@
-"""Priority queue in front of a tenant's rate limiter.
+"""Priority queue of the requests of one tenant, in front of the tenant's request budget.
 
-Waiting requests have no fixed order. Whenever the budget allows a request, the most urgent one of those that wait at
-that moment is sent. A live request that has just arrived therefore overtakes a backfill that has waited for a long
-time. Before a request that failed is repeated, the request that has waited longest is sent. A page that always fails
-therefore slows its tenant down, but does not block it.
+The order is decided only when the budget allows a request. The most urgent request that waits at that moment is sent. A
+live request that has just arrived therefore overtakes a backfill that has waited for a long time.
+
+Before a failed request is repeated, another request is sent: the one that has waited longest. So a page that always
+fails slows its tenant down, but does not block it.
 """
 
 import asyncio
@@ -18,28 +19,30 @@ _TICK_S = 5.0
 
 
 class Admission(NamedTuple):
-    """Slot of the budget for a request, and the memory reserved for its page."""
+    """Permission to send one request: its place in the budget, and the memory reserved for its page."""
 
     slot: Slot
     room: PageRoom
 
 
 class _Waiter:
-    __slots__ = ("aside", "future", "order", "priority")
+    __slots__ = ("future", "lets_another_pass", "order", "priority")
 
-    def __init__(self, priority: int, order: int, future: asyncio.Future[Admission], *, aside: bool) -> None:
+    def __init__(
+        self, priority: int, order: int, future: asyncio.Future[Admission], *, lets_another_pass: bool
+    ) -> None:
         self.priority = priority
         self.order = order
-        self.aside = aside
+        self.lets_another_pass = lets_another_pass
         self.future = future
 
     @property
     def urgency(self) -> tuple[int, bool, int]:
-        return self.priority, self.aside, self.order
+        return self.priority, self.lets_another_pass, self.order
 
 
 class RequestQueue:
-    """Queue of requests that wait for one budget. The most urgent request gets the next slot of the budget."""
+    """Queue of requests that wait for one budget. Whenever the budget allows a request, the most urgent one is sent."""
 
     def __init__(
         self, budget: Budget, memory: PageMemory, clock: Callable[[], float], ticked: Callable[[float], None]
@@ -57,14 +60,14 @@ class RequestQueue:
         self._order = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, priority: int, *, aside: bool = False) -> Admission:
-        """Wait until it is this request's turn. Return a slot of the budget and memory for a page.
+    async def enter(self, priority: int, *, lets_another_pass: bool = False) -> Admission:
+        """Wait until a request may be sent. Return its place in the budget, and the memory for its page.
 
-        A lower `priority` is more urgent. With `aside`, one other request goes first: the one that has waited longest.
+        A lower `priority` is more urgent. If `lets_another_pass` is true, another waiting request is sent first.
         """
         loop = asyncio.get_running_loop()
         self._order += 1
-        waiter = _Waiter(priority, self._order, loop.create_future(), aside=aside)
+        waiter = _Waiter(priority, self._order, loop.create_future(), lets_another_pass=lets_another_pass)
         self._waiters.append(waiter)
         self._open()
         try:
@@ -96,14 +99,15 @@ class RequestQueue:
             first.future.set_result(Admission(self._budget.take(now), room))
 
     def _next_waiter(self) -> _Waiter:
-        """Return the waiting request that gets the next slot.
+        """Return the waiting request that is sent next.
 
-        Normally it is the most urgent request. If that request lets others go first (`aside`), the slot goes to the one
-        that has waited longest among the requests without `aside`. A backfill is chosen only if no other request waits.
+        Normally it is the most urgent request. If it must let another one pass, the result is the request that has
+        waited longest among those that need not let another one pass. A backfill is chosen only if no other request
+        waits.
         """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
-        others = [waiter for waiter in self._waiters if not waiter.aside]
-        if not first.aside or not others:
+        others = [waiter for waiter in self._waiters if not waiter.lets_another_pass]
+        if not first.lets_another_pass or not others:
             return first
-        first.aside = False
+        first.lets_another_pass = False
         return min(others, key=lambda waiter: (waiter.priority >= BACKFILL, waiter.order))

@@ -48,7 +48,7 @@ _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
 class ReadPage(NamedTuple):
-    """One page of a chain. `rows` holds the JSON of each row as received, `received_at` is in UTC."""
+    """One page of a page chain. `rows` holds the JSON of each row as received. `received_at` is in UTC."""
 
     rows: list[msgspec.Raw]
     received_at: datetime
@@ -66,7 +66,7 @@ class SourceEvents(Protocol):
         """Count a finished request. `status` is the HTTP status, or "error" if no complete response arrived."""
 
     def throttled(self, seconds: float) -> None:
-        """Add `seconds` to the time during which Graph's throttling has stopped requests."""
+        """Count `seconds`, during which no request was sent because Graph throttles this tenant."""
 
 
 class NoEvents:
@@ -139,11 +139,13 @@ class Source:
         return self.budget.used_ratio(time.monotonic())
 
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
-        """Read one page chain: yield its pages in order, each complete. `last` is true for the last page.
+        """Read one page chain and yield its pages in order. `last` is true for the last page.
 
-        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raises PermanentError if
-        operator action is needed. Raises TransientError if one page could not be read for `patience_s` seconds or in
-        `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
+        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills.
+
+        Raises PermanentError if operator action is needed. Raises TransientError if one page could not be read for
+        `patience_s` seconds or in `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more
+        than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -175,7 +177,7 @@ class Source:
         return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
-        """Return the first page of a range, with one request that is not retried. Raises the errors of `pages`."""
+        """Return the first page of a range. The request is sent only once. Raises the errors of `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         admission = await self._queue.enter(0)
         try:
@@ -201,10 +203,10 @@ class Source:
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Request one page, and repeat the request until it succeeds or a rule of this module ends the retries.
+        """Request one page. Repeat the request until it succeeds, or until a rule of this module ends the retries.
 
-        Return the page, its receipt time, its size in bytes, and the memory reserved for it. `followed` holds the links
-        of the chain so far.
+        Return the page, the time at which it was received, its size in bytes, and the memory reserved for it.
+        `followed` holds the links that the page chain has followed so far.
         """
         begun: tuple[float, float] | None = None
         unauthorized, failures = False, 0
@@ -215,7 +217,7 @@ class Source:
             asked_s = self._asked_s(at)
             try:
                 await self._sign_in.token()
-                admission = await self._queue.enter(priority, aside=failed)
+                admission = await self._queue.enter(priority, lets_another_pass=failed)
                 at, asked_s = admission.slot.granted_at, self._asked_s(admission.slot.granted_at)
                 return await self._ask(url, followed, priority, admission)
             except _UnauthorizedError as error:
@@ -238,7 +240,10 @@ class Source:
     async def _ask(
         self, url: URL, followed: set[str], priority: int, admission: Admission
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Send one request. Return the page, its receipt time, its size in bytes and the memory reserved for it."""
+        """Send one request for a page. If it fails, release the memory that was reserved for the page.
+
+        Return the page, the time at which it was received, its size in bytes, and the memory reserved for it.
+        """
         room = admission.room
         try:
             page, received_at, size = await self._send(url, followed, priority, admission.slot)
@@ -249,7 +254,10 @@ class Source:
         return page, received_at, size, room
 
     async def _send(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
-        """Send one request. Return the page, its receipt time and its size in bytes, or raise an error."""
+        """Send one request for a page. Raise an error if no page is received.
+
+        Return the page, the time at which it was received, and its size in bytes.
+        """
         exchange = Exchange(slot, str(uuid.uuid4()))
         try:
             # The token may have expired while the request waited for its slot.
@@ -288,7 +296,7 @@ class Source:
     def _drop_doubtful_token(self, token: str) -> None:
         """Discard the token after a response with an unreadable header: it may have been a 401 with a long header.
 
-        No further token is discarded for this reason until a page is received again.
+        Until a page is received again, no other token is discarded for this reason.
         """
         if not self._has_dropped_token:
             self._has_dropped_token = True
@@ -327,7 +335,7 @@ class Source:
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
     def _raise_for_status(self, exchange: Exchange, status: int, token: str) -> NoReturn:
-        """Raise the error for an HTTP status. The body of the response has no influence on the error."""
+        """Raise the error for an HTTP status. The body of the response does not change which error is raised."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False

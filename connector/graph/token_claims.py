@@ -1,4 +1,4 @@
-"""Claims of an access token. The token is not verified here, because this is the task of Graph."""
+"""Claims of an access token. The signature of the token is not verified: only Graph can do this."""
 
 import base64
 import json

@@ -54,9 +54,9 @@ class BrokenAnswerError(Exception):
 
 
 class RequestTiming:
-    """Slot of a request and the budget that has granted it.
+    """Place of a request in a budget.
 
-    With it, the budget counts the request from the moment at which the request is sent.
+    A transport that receives it informs the budget when the request is really sent.
     """
 
     __slots__ = ("budget", "slot")
@@ -170,7 +170,7 @@ class Transport:
     def _proxy(self, url: URL) -> Proxy | None:
         """Return the proxy for a URL, or None for a direct connection.
 
-        Raises ConfigurationError if the proxy variable cannot be used.
+        Raises ConfigurationError if the environment variable that sets the proxy has an invalid value.
         """
         place = str(url.origin())
         if place not in self._proxies:

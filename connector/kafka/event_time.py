@@ -1,7 +1,7 @@
-"""Settings of a topic that are unsafe if the timestamp of a record is the start of the call (event time).
+"""Settings of a topic that are unsafe with event time, that is, if a record's timestamp is the start of the call.
 
 The call may have started months ago. Kafka deletes records by their timestamp and not by the time at which they were
-written. It also refuses timestamps that are too far from its clock.
+written. Kafka also refuses timestamps that are too far from its clock.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Danger(NamedTuple):
-    """Unsafe setting of a topic, with which records with event time may be lost. `needed` is a safe value."""
+    """Setting of a topic that may lose records with event time. `needed` is a value with which none is lost."""
 
     setting: str
     value: str
@@ -26,10 +26,10 @@ class Danger(NamedTuple):
 
 
 def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
-    """Return the settings of a topic with which records with event time may be lost.
+    """Return the settings of a topic that may lose records with event time, or give them a wrong timestamp.
 
-    `reach` is the greatest age of a call that a sweep or a first start may read. `horizon` is the greatest age of a
-    call that a backfill may read.
+    `reach` is how far back in call time the sweeps and the first start read. `horizon` is how far back a backfill may
+    read.
     """
     if settings.get("message.timestamp.type") == "LogAppendTime":
         reason = "the broker stamps records with its own time, not with the start of the call"
@@ -76,7 +76,7 @@ def _days(span: timedelta) -> str:
 
 
 def _span(settings: Mapping[str, str | None], name: str) -> timedelta | None:
-    """Return the value of a setting in milliseconds as a timedelta; None if the setting does not limit anything."""
+    """Return the value of a setting, given in milliseconds, as a timedelta; None if the setting has no limit."""
     text = settings.get(name)
     try:
         limit = int(text or -1)

@@ -12,7 +12,8 @@ from connector.errors import ConnectorError
 class _FatalErrors(AbstractContextManager[None]):
     """Context manager that `fatal_errors` returns.
 
-    It is a class and not a generator: confluent-kafka 2.16 raises a KafkaError, which no `except` clause catches.
+    It must be a class: with a generator, an `except` clause would be needed. But confluent-kafka 2.16 raises a
+    KafkaError, which is not an exception, so no `except` clause catches it.
     """
 
     def __exit__(
@@ -35,11 +36,13 @@ class _FatalErrors(AbstractContextManager[None]):
 
 
 def fatal_errors() -> AbstractContextManager[None]:
-    """Convert every exception of confluent-kafka to KafkaException, so that no failure is mistaken for success.
+    """Convert every error of confluent-kafka to KafkaException, so that no failure is mistaken for success.
 
-    If a fatal error occurs during a callback, confluent-kafka raises one of three other objects. The first is
-    SystemError, whose cause is the fatal error. The second is AttributeError: the lookup of the logger's method fails
-    although the method exists, and the fatal error is lost. The third is a KafkaError, which is not an exception: it
-    would end the thread, and the call would seem never to return.
+    If a fatal error occurs during a callback, confluent-kafka raises something else:
+
+    1. SystemError. Its cause is the fatal error.
+    2. AttributeError, because the lookup of the logger's method fails although the method exists. The fatal error is
+       lost.
+    3. KafkaError, which is not an exception. It would end the thread, and the call would seem never to return.
     """
     return _FatalErrors()

@@ -45,7 +45,7 @@ class Unseen(NamedTuple):
 
 
 class LostCommits(NamedTuple):
-    """Records that committed transactions have written and `read_committed` readers do not find."""
+    """Records that committed transactions have written, but that `read_committed` readers do not see."""
 
     record: ShardRecord | None
     "The shard's record of the newest committed transaction; None if there is none."
@@ -55,9 +55,9 @@ class LostCommits(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """Shard whose transactions are examined.
+    """Shard whose transactions are checked after a restart.
 
-    `read` holds the contents of its internal topics, as a `read_committed` reader finds them.
+    `read` holds the contents of the shard's internal topics, as a `read_committed` reader sees them.
     """
 
     clients: Clients
@@ -72,19 +72,19 @@ class Inspection(NamedTuple):
 
     @property
     def last(self) -> ShardRecord | None:
-        """Return the newest ShardRecord that is visible in the state topic; None if there is none."""
+        """Return the record of the shard that is the newest visible one in the state topic; None if there is none."""
         return state.restore(self.read.values[self.names.state]).shard
 
     @property
     def was_transaction(self) -> bool:
-        """Return whether the newest visible ShardRecord was written in a transaction."""
+        """Return whether the newest visible record of the shard was written in a transaction."""
         return self.last is not None and bool(self.last.transaction)
 
 
 def open_places(inspection: Inspection, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
-    """Wait until no transaction of this shard is open, but not longer than `Clients.decided_within_s`.
+    """Wait until no transaction of this shard is open. Return the partitions in which one may still be open.
 
-    Return the partitions in which a transaction may still be open.
+    The wait ends after `Clients.decided_within_s` seconds at the latest.
     """
     ends: dict[Place, int | None] = dict.fromkeys(_watched(inspection, row_topics))
     return visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
@@ -119,10 +119,11 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
 
 
 def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
-    """Return the records that committed transactions have lost.
+    """Return the records that committed transactions have written, but that brokers have lost.
 
-    No transaction of the shard may be open. `ended` are the partitions in which `Publisher.end_open` has aborted an
-    open transaction. Blocks. Raises ShardRestartError if the outcome of a transaction cannot be determined.
+    Call this when no transaction of the shard is open any more. `ended` holds the partitions in which
+    `Publisher.end_open` has just aborted one. Blocks. Raises ShardRestartError if it stays unknown whether a
+    transaction was committed.
     """
     last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
@@ -154,9 +155,9 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
 
 
 def unseen_transactions(inspection: Inspection) -> list[Unseen]:
-    """Return the complete transactions after the last visible record of the state topic, oldest first.
+    """Return the complete transactions whose records in the state topic are not visible, oldest first.
 
-    They are visible only to readers with `read_uncommitted`.
+    They come after the last visible record. Only readers with `read_uncommitted` find them.
     """
     place = inspection.names.state, inspection.shard
     start = inspection.read.offsets[inspection.names.state] + 1
@@ -180,9 +181,10 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
 
 
 def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
-    """Return the lost records that must be written again, by topic. Progress records are left out.
+    """Return the lost records that must be written again, by topic.
 
-    If a tenant has lost a progress record, `state_again` changes its checkpoint. Its progress is then published again.
+    Progress records are left out, because the next commit publishes the progress again. To make it do so, `state_again`
+    changes the tenant's checkpoint.
     """
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -197,7 +199,7 @@ def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[O
 def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
     """Return the records of the state topic that must be written again, after the lost rows were written again.
 
-    `written` holds the new offsets of these rows, which the returned checkpoints contain.
+    `written` holds the new offsets of the rows. The checkpoints are updated with these offsets.
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
@@ -222,9 +224,9 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
 
 
 def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the record of the shard, as the last record of the transaction that writes lost records again.
+    """Return the record of the shard, as the last record of the transaction that restores lost records.
 
-    `transaction` describes this transaction. The result is empty if the shard has no record yet.
+    `transaction` describes this transaction. The list is empty if the shard has no record yet.
     """
     if lost.record is None:
         return []
@@ -239,15 +241,15 @@ def _places(record: ShardRecord) -> Places:
 
 
 def _checkpoints(inspection: Inspection, lost: LostCommits) -> dict[str, state.Checkpoint]:
-    """Return the tenants' checkpoints as they would be if nothing had been lost."""
+    """Return the checkpoints of the tenants as they would be if brokers had lost no record."""
     values: dict[bytes, bytes | None] = {**inspection.read.values[inspection.names.state], **lost.checkpoints}
     return state.restore({key: value for key, value in values.items() if value is not None}).checkpoints
 
 
 def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[[], bool]) -> None:
-    """Raise ShardRestartError if an open transaction of another producer precedes records of this shard.
+    """Raise ShardRestartError if an open transaction of another producer hides records of this shard.
 
-    While that transaction is open, it is unknown whether these records will be visible.
+    While that transaction is open, the shard cannot find out whether its own transactions were committed.
     """
     ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
     hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
@@ -259,10 +261,10 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether a transaction was committed. It was if any of its records is visible in any partition.
+    """Return whether a transaction was committed: whether any of its records is visible in any partition.
 
-    `doubtful` are the partitions in which a commit may have been lost. If there are any, and a partition of the
-    transaction cannot be read, raise ShardRestartError.
+    `doubtful` holds the partitions in which a committed record may be invisible. If there are any, and a partition of
+    the transaction cannot be read, the answer is not known: ShardRestartError is raised.
     """
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")

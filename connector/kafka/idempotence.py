@@ -18,7 +18,7 @@ _IN_ORDER = {"enable.idempotence": False, "max.in.flight": 1}
 
 
 class Idempotence:
-    """Choice for all producers without transactions: they are idempotent until brokers turn out not to support this."""
+    """Choice for all producers without transactions: they are idempotent, unless the brokers do not support this."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,9 +36,9 @@ class Idempotence:
         return {name: value for name, value in properties.items() if name not in _REPLACED} | _IN_ORDER
 
     def give_up(self, producer: Producer, error: KafkaException) -> bool:
-        """Turn idempotence off if `producer` has failed for lack of it on the brokers. Return whether this is so.
+        """Turn idempotence off if `producer` has failed because the brokers lack it. Return whether they lack it.
 
-        `applied` then leaves idempotence out. A warning is logged the first time.
+        The first time, a warning is logged. From then on, `applied` returns settings without idempotence.
         """
         if _cause(producer, error).code() not in UNSUPPORTED:
             return False
@@ -55,9 +55,9 @@ class Idempotence:
 
 
 def _cause(producer: Producer, error: KafkaException) -> KafkaError:
-    """Return the error that made a producer fail.
+    """Return the error that really made a producer fail.
 
-    `error` may state only that the producer has failed. Then the next call of librdkafka reports the cause.
+    `error` may only state that the producer has failed. Then another call of librdkafka reports the cause.
     """
     cause: KafkaError = error.args[0]
     if cause.code() == KafkaError._FATAL:  # noqa: SLF001 - librdkafka's own code

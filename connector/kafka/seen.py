@@ -48,9 +48,9 @@ class _Tail(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Records to write in a commit, and the new tails, which become valid when the commit has succeeded.
+    """Records to write in a commit, and the state of the log after this commit has succeeded.
 
-    A tail of None means that the bucket has no tail any more.
+    `tails` maps each changed bucket to its new last record. None means that the bucket has no records any more.
     """
 
     records: list[Record]
@@ -58,7 +58,7 @@ class Written(NamedTuple):
 
 
 class SeenLog:
-    """One tenant's records in the `seen` topic. It decides which record the next entries are written into."""
+    """One tenant's records in the `seen` topic. It decides into which record each new entry is written."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
@@ -68,11 +68,11 @@ class SeenLog:
     def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
         """Return the records that store `entries`. `hours` holds the hour of each entry, counted since the epoch.
 
-        Nothing changes in memory until `apply`. `room` is the maximum number of bytes of key and value of a record; a
-        single entry is written even if it needs more.
+        The SeenLog itself changes only with `apply`. `room` is the maximum size of a record in bytes, with key and
+        value. A single entry is written even if it needs more.
 
-        The buckets of a new tenant have the longest width. If many entries are written at once, a shorter width is
-        chosen that fits their number per hour.
+        The buckets of a new tenant have the longest width. If many entries per hour are written at once, the width
+        becomes shorter.
         """
         if len(entries) >= _WORTH_AN_OBJECT:
             self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))
@@ -99,9 +99,9 @@ class SeenLog:
         return Written(records, tails)
 
     def forget(self, before_hour: int, most: int) -> Written:
-        """Return tombstones for the records of buckets that end at or before `before_hour` (hours since the epoch).
+        """Return tombstones that delete the buckets that end at or before `before_hour` (hours since the epoch).
 
-        The number of tombstones is limited to about `most`. Later calls return the rest.
+        The number of tombstones is limited to about `most`. Further calls return the remaining tombstones.
         """
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
@@ -114,18 +114,18 @@ class SeenLog:
         return Written(records, tails)
 
     def is_due(self, before_hour: int) -> bool:
-        """Return whether `forget` would return any tombstone for the same `before_hour`."""
+        """Return whether `forget` would return at least one tombstone for the same `before_hour`."""
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
-        """Return whether the topic will hold no record of the tenant any more once `written` is committed.
+        """Return whether the commit of `written` would delete the last records of the tenant from the topic.
 
-        `written` is a result of `forget`, whose tombstones delete all records of a bucket.
+        `written` must be a result of `forget`.
         """
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
     def apply(self, written: Written) -> None:
-        """Store the new tails, after the commit of `written` has succeeded."""
+        """Use the new last record of each bucket, after the commit of `written` has succeeded."""
         for bucket, tail in written.tails.items():
             if tail is None:
                 self._tails.pop(bucket, None)
@@ -133,26 +133,23 @@ class SeenLog:
                 self._tails[bucket] = tail
 
     def fit_width(self, remembered: int, hours: int) -> None:
-        """Choose the shortest bucket width with which a bucket still holds enough rows.
+        """Choose the width of new buckets: the shortest one with which a bucket still holds enough rows.
 
         `remembered` is the number of rows in the deduplication index. Their calls started within `hours` hours.
         """
         self.width = _fitting_width(remembered / max(1, hours))
 
     def store_tail(self, bucket: _Bucket, tail: _Tail) -> None:
-        """Store the tail of a bucket that was read from the topic.
+        """Store the last record of a bucket, as read from the topic.
 
-        If a record of the bucket with a higher number was read before, nothing changes.
+        Records may be read in any order. If a record with a higher number is already stored, nothing changes.
         """
         known = self._tails.get(bucket)
         if known is None or tail.number >= known.number:
             self._tails[bucket] = tail
 
     def _most_bytes(self, bucket: _Bucket, room: int) -> int:
-        """Return how many bytes of entries fit into one record of a bucket.
-
-        The result is a multiple of the size of an entry.
-        """
+        """Return how many bytes of entries fit into one record of a bucket: a multiple of the size of an entry."""
         other_bytes = len(VERSION) + len(self._key(bucket, 10**9))
         return max(1, (min(room, _RECORD_MAX_BYTES) - other_bytes) // ENTRY.itemsize) * ENTRY.itemsize
 
@@ -216,8 +213,8 @@ def tenant_of(key: bytes) -> str:
 def check_complete(topic: str, expected: Mapping[str, int], found: Collection[str]) -> None:
     """Raise FatalError if the dedup index of a tenant was lost, because all of its rows would be published again.
 
-    `expected` holds the number of rows per tenant according to its checkpoint. `found` holds the tenants that have an
-    index.
+    `expected` holds the number of rows per tenant, as stored in its checkpoint. `found` holds the tenants whose index
+    was read.
     """
     for tenant, rows in expected.items():
         if rows and tenant not in found:
@@ -231,11 +228,13 @@ def check_complete(topic: str, expected: Mapping[str, int], found: Collection[st
 def rows_per_hour(
     records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Return, for each tenant in `starts`, its first hour and an array: how many rows belong to calls of each hour.
+    """Return how many rows of the deduplication index belong to calls of each hour, for each tenant in `starts`.
 
-    The first element counts the calls that started in the tenant's first hour, which `starts` holds. `end` is the hour
-    after the last one. Hours are counted since the epoch. The rows of a bucket are spread evenly over the hours of the
-    bucket that lie in the range. A row that was revised may count twice.
+    The value of a tenant is its first hour, as given in `starts`, and an array with the number of rows in each hour.
+    The array begins with the first hour and ends before the hour `end`. Hours are counted since the epoch.
+
+    The result is an estimate. The rows of a bucket are spread evenly over its hours. A row that was revised may count
+    twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():
@@ -253,5 +252,5 @@ def rows_per_hour(
 
 
 def merge(parts: Iterable[Written]) -> list[Record]:
-    """Return the records of all parts as one list, in order."""
+    """Return the records of all parts as one list, in the order of the parts."""
     return [record for part in parts for record in part.records]

@@ -103,12 +103,12 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records that committed transactions have lost. Return how many records were written."""
+        """Write again the records that brokers have lost of committed transactions. Return the number of these records."""
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), context)
 
     def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, context: CommitContext) -> int:
-        """Write lost records again, in one transaction. Return how many records were written."""
+        """Write the lost records `lost` again, in one transaction. Return how many records were written."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, contents = self._opened(), _LostContents(self, inspection, lost)
@@ -123,7 +123,7 @@ class Transactions(Publisher):
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 
     def _write_transaction(self, producer: Producer, contents: TransactionContents, context: CommitContext) -> Offsets:
-        """Begin a transaction, write all its records and send its offsets, but do not commit it.
+        """Begin a transaction, write all its records and send its offsets. The caller commits it.
 
         Raises KafkaException if any of these steps fails.
         """
@@ -151,10 +151,11 @@ class Transactions(Publisher):
         self._unproven.append((time.monotonic(), self._written))
 
     def _drop_proven(self) -> None:
-        """Remove from `_unproven` the commits whose markers are written in all partitions.
+        """Check which acknowledged commits are certainly complete, and remove them from `_unproven`.
 
-        A marker is written in a partition if the last stable offset lies behind the records of the commit. If a marker
-        is missing for too long, the transaction hangs, and ShardRestartError is raised.
+        A commit is complete when its marker is written in all partitions. The marker is written in a partition if the
+        last stable offset lies behind the records of the commit. Raises ShardRestartError if a marker is missing for
+        too long.
         """
         if not self._unproven:
             return
@@ -174,8 +175,9 @@ class Transactions(Publisher):
     def end(self, places: Iterable[Place], context: CommitContext) -> None:
         """Abort all open transactions of this transactional id in the given partitions.
 
-        This starts a transaction, writes a tombstone to each partition and aborts the transaction. The abort writes a
-        marker to each partition. The marker also ends all earlier open transactions of the producer in this partition.
+        This needs a transaction of its own: it writes a tombstone to each partition and is then aborted. The abort
+        writes a marker to each partition. The marker also ends all earlier open transactions of the producer in this
+        partition.
         """
         producer = self._opened()
         try:
@@ -192,10 +194,10 @@ class Transactions(Publisher):
             ) from error
 
     def _cause(self, producer: Producer, error: KafkaException, context: CommitContext) -> KafkaException:
-        """Return the error that made a transaction fail.
+        """Return the error that really made a transaction fail.
 
-        If `error` only states that librdkafka has purged the records, the next call of a librdkafka function reports
-        the real cause.
+        `error` may only state that librdkafka has discarded the records. Then another call of librdkafka reports the
+        cause.
         """
         if error.args[0].code() in _PURGED:
             try:
@@ -205,9 +207,10 @@ class Transactions(Publisher):
         return error
 
     def _send_offsets(self, producer: Producer, context: CommitContext) -> None:
-        """Send the offset of the control topic to the transaction. If brokers do not answer, drop the producer.
+        """Send the offset of the control topic to the transaction. Raises ShardRestartError if brokers do not answer.
 
-        A thread may then still be sending. The next producer with the same transactional id fences it.
+        In this case the producer is dropped, although its thread may still send. The next producer with the same
+        transactional id fences it.
         """
         control = TopicPartition(context.topic, context.partition, context.offset)
         if not send_offset(producer, control, context.metadata):
@@ -239,7 +242,10 @@ class Transactions(Publisher):
         raise self._restart_error(error, what) from error
 
     def _verify_abort(self) -> None:
-        """Raise ShardRestartError if the abort is not complete, or if it has also aborted an earlier commit."""
+        """Check that an abort is complete, and that it has not also removed records of an earlier commit.
+
+        Raises ShardRestartError if either is not certain.
+        """
         # If an earlier, committed transaction hangs in a partition, the marker of this abort has aborted it as well.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {
@@ -272,7 +278,7 @@ class Transactions(Publisher):
 
 
 class _LostContents(TransactionContents):
-    """Contents of the transaction that writes lost records of committed transactions again."""
+    """Records of the transaction that restores what earlier, committed transactions have lost."""
 
     def __init__(self, publisher: Transactions, inspection: hanging.Inspection, lost: hanging.LostCommits) -> None:
         self._publisher = publisher
@@ -296,11 +302,11 @@ _UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
 
 
 def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> bool:
-    """Send an offset to a transaction, and return whether librdkafka's function has returned in time.
+    """Send the offset `position` to a transaction. Return whether librdkafka's function has returned in time.
 
-    The function may never return, whatever its time-out: after the restart of a broker, or while the group has no
-    coordinator (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned.
-    Raises KafkaException if librdkafka reports an error.
+    `metadata` is the group metadata of the consumer. The function may never return, whatever its time-out: after the
+    restart of a broker, or while the group has no coordinator (observed with librdkafka 2.16). Therefore it runs in a
+    thread that can be abandoned. Raises KafkaException if librdkafka reports an error.
     """
     outcome: list[KafkaException | None] = []
 

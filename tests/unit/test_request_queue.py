@@ -20,13 +20,13 @@ async def test_most_urgent_request_is_sent_first() -> None:
     clock, order = Clock(), []
     queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
-    async def enter(name: str, priority: int, *, aside: bool = False) -> None:
-        await queue.enter(priority, aside=aside)
+    async def enter(name: str, priority: int, *, lets_another_pass: bool = False) -> None:
+        await queue.enter(priority, lets_another_pass=lets_another_pass)
         order.append(name)
 
     tasks = [
         asyncio.create_task(enter("backfill", BACKFILL)),
-        asyncio.create_task(enter("failed live", 0, aside=True)),
+        asyncio.create_task(enter("failed live", 0, lets_another_pass=True)),
         asyncio.create_task(enter("sweep", 2)),
         asyncio.create_task(enter("second sweep", 2)),
         asyncio.create_task(enter("live", 0)),
@@ -43,12 +43,12 @@ async def test_retry_waits_until_one_other_request_was_sent() -> None:
     clock, order = Clock(), []
     queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
-    async def enter(name: str, priority: int, *, aside: bool = False) -> None:
-        await queue.enter(priority, aside=aside)
+    async def enter(name: str, priority: int, *, lets_another_pass: bool = False) -> None:
+        await queue.enter(priority, lets_another_pass=lets_another_pass)
         order.append(name)
 
     tasks = [
-        asyncio.create_task(enter("failed live", 0, aside=True)),
+        asyncio.create_task(enter("failed live", 0, lets_another_pass=True)),
         asyncio.create_task(enter("backfill", BACKFILL)),
         asyncio.create_task(enter("second backfill", BACKFILL)),
     ]
@@ -67,7 +67,7 @@ async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
 
     async def fail(name: str) -> None:
         while True:
-            await queue.enter(1, aside=True)
+            await queue.enter(1, lets_another_pass=True)
             order.append(name)
 
     async def sweep() -> None:

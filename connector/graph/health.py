@@ -60,7 +60,7 @@ class Health:
     def answered(self, now: float = -math.inf) -> None:
         """Record that Graph served a request. The tenant then no longer fails.
 
-        `now` is the time of the response. It is needed only for the rule about refusals with a 4xx status.
+        `now` is the time of the response. Without it, rule 3 of this module ignores the response.
         """
         self.up = True
         self._answered_at = max(self._answered_at, now)

@@ -1,8 +1,10 @@
 """Marker of an unfinished copy. `connector copy-state` writes it to each partition of the state topic that it fills.
 
-No worker starts while its state topic contains a marker. The markers are written to all shards before any other record.
-After all shards were compared with the source, the markers are changed to complete, and then they are removed. So a
-single complete marker proves that the copy of every shard is complete.
+No worker starts while its state topic contains a marker. `connector copy-state` works in this order:
+
+1. It writes the marker to all shards.
+2. It writes all other records, and compares every shard with the source.
+3. It changes all markers to complete, and then removes them. So one complete marker proves that every shard is copied.
 """
 
 from typing import Self
@@ -53,7 +55,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
 
 def foreign(key: bytes) -> FatalError:
-    """Return the error for a record of the state topic that another program has written. `key` is its key."""
+    """Return the error for a record of the state topic that another program has written. `key` is the record's key."""
     return FatalError(
         f"a record in the state topic was not written by the connector (key {key!r})",
         "stop the program that writes to the topic, then delete the record or set kafka.app to a new name",
@@ -61,7 +63,7 @@ def foreign(key: bytes) -> FatalError:
 
 
 def incomplete(value: bytes) -> FatalError:
-    """Return the error for a state topic that contains a marker, because its state was copied only in part.
+    """Return the error for a state topic that still contains a marker: the copy of the state has not been finished.
 
     `value` is the value of the marker's record.
     """

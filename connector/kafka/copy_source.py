@@ -1,7 +1,7 @@
 """Source of `connector copy-state`: the committed state of an app whose workers are all stopped.
 
-Nothing is written to the source. The copy is refused if a transaction is open there or has lost records, because only a
-worker of that app can repair this.
+Nothing is written to the source. If a transaction is open there or has lost records, the copy is refused. A worker of
+the source app must repair this first.
 """
 
 import time
@@ -42,12 +42,12 @@ class CopiedTenant(NamedTuple):
 
 
 class CopySource:
-    """Reader of an app's state. Its methods block."""
+    """Reader of the state that is copied. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
-        """Look up the app's topics.
+        """Look up the topics of the app.
 
-        Raises FatalError if there is nothing to copy, and the errors that OperatorClient raises.
+        Raises FatalError if the app has no state, and the errors of OperatorClient.
         """
         self.shards = kafka.shards
         self._kafka = kafka
@@ -79,7 +79,7 @@ class CopySource:
         return [command for view in views.values() for command in view.waiting]
 
     def marker(self) -> CopyMarker:
-        """Return the marker for a copy of the current state. Raises FatalError while a transaction is open."""
+        """Return the marker for a copy of the current state. Raises FatalError if a transaction is still open."""
         internal = self._names.control, self._names.state, self._names.seen
         places = [(topic, number) for topic in internal for number in range(self.shards)]
         left_open = visibility.undecided(self._clients, dict.fromkeys(places), self._clients.decided_within_s)
@@ -94,7 +94,7 @@ class CopySource:
         return CopyMarker(self._kafka.app, self.cluster, self._kafka.topic, tuple(known))
 
     def read(self, shard: int) -> dict[str, CopiedTenant]:
-        """Return the tenants of a shard. Raises FatalError if the topics lack records that were committed."""
+        """Return the state of each tenant of a shard. Raises FatalError if brokers have lost committed records."""
         contents = read_partition(
             self._clients,
             (self._names.state, self._names.seen),

@@ -31,14 +31,14 @@ Digests = dict[Place, dict[bytes, int]]
 
 
 class _Held(NamedTuple):
-    """Contents of the target: the hashes of its records, and the marker of each shard that has one."""
+    """Records that the target contains: their hashes, and the marker of each shard that has one."""
 
     digests: Digests
     markers: dict[int, CopyMarker]
 
 
 class CopyTarget:
-    """Writer of a copy. Its methods block."""
+    """Writer of a copied state. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, cluster: str, *, exists: bool, dry_run: bool) -> None:
         """Create the writer.
@@ -77,7 +77,7 @@ class CopyTarget:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether an earlier run has finished and compared the copy, but has not removed all markers."""
+        """Return whether an earlier run has completed the copy, but has not removed all markers."""
         return any(marker.complete for marker in self._held.markers.values())
 
     def check_unchanged(self, marker: CopyMarker) -> None:
@@ -98,7 +98,7 @@ class CopyTarget:
             raise FatalError(f"app {self._identity.app} already has state", self._delete())
 
     def put(self, tenant: str, checkpoint: Checkpoint | None, remembered: Mapping[bytes, bytes]) -> None:
-        """Write the state of a tenant to its shard, except records that the shard already contains.
+        """Write the state of a tenant to its shard. Records that the shard already contains are not written again.
 
         `remembered` holds the records of the dedup index.
         """
@@ -108,7 +108,7 @@ class CopyTarget:
         self._put(self.shard_of(tenant), records)
 
     def put_shards(self, waiting: Collection[TenantCommand]) -> None:
-        """Write the record of each shard, which stores the waiting commands of its tenants."""
+        """Write the record of each shard, including the waiting commands of the shard's tenants."""
         control_id = topic_id(self._clients, self._names.control)
         for shard in range(self._shards):
             mine = [command for command in waiting if self.shard_of(command.tenant) == shard]
@@ -124,13 +124,13 @@ class CopyTarget:
             self._put(shard, [(self._names.state, record)])
 
     def remove_stale(self) -> None:
-        """Write tombstones for records that an interrupted copy has written and that the source no longer has."""
+        """Delete records that an interrupted copy has written, and that the source does not contain any more."""
         for (topic, shard), held in self._held.digests.items():
             stale = held.keys() - self._expected[topic, shard].keys()
             self._write([self._internal(shard, topic, Record(key, None)) for key in sorted(stale)])
 
     def verify(self, indexes: Mapping[str, str], progress: Callable[[], object]) -> None:
-        """Read every shard of the target in the same way as a worker does, and compare it with the source.
+        """Read every shard of the target as a worker would, and compare it with the source.
 
         `indexes` maps each tenant of the source to the hash of its dedup index. `progress` is called after each shard.
         Raises FatalError if anything differs.
@@ -144,9 +144,9 @@ class CopyTarget:
             raise FatalError("the deduplication index in the target differs from that of the source", _AGAIN)
 
     def _restored(self, reader: LogReader, shard: int) -> dict[str, str]:
-        """Restore a shard of the target. Return the hash of the dedup index per tenant.
+        """Read a shard of the target. Return the hash of the dedup index of each tenant.
 
-        Raises FatalError if a record differs from the record that was written.
+        Raises FatalError if a record differs from the record that was copied.
         """
         values: dict[str, dict[bytes, bytes]] = {self._names.state: {}, self._names.seen: {}}
         for records in reader.read_to_end(from_beginning((topic, shard) for topic in values)):
@@ -215,7 +215,7 @@ class CopyTarget:
         return _Held(digests, markers)
 
     def _delete(self) -> str:
-        """Return the remedy if the app cannot be the target: delete its topics or choose another app."""
+        """Return the remedy for an app that cannot be the target: choose another app, or delete the app's topics."""
         unneeded = f"delete the topics {self._names.state} and {self._names.seen} if nothing needs them"
         return f"set kafka.app to another name, or {unneeded}"
 

@@ -39,7 +39,7 @@ class ControlRecord(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Assigned partitions and group metadata after a poll of the consumer. `polls` counts the polls so far."""
+    """Assigned partitions and group metadata, as of the last poll of the consumer. `polls` counts the polls so far."""
 
     polls: int
     partitions: frozenset[int]
@@ -47,22 +47,22 @@ class Snapshot(NamedTuple):
 
 
 class Owner(Protocol):
-    """Receiver of changes of the worker's assignment.
+    """Receiver of the shards that the group assigns to the worker or takes from it.
 
     The methods are called in the membership's thread, so they must not block.
     """
 
     def assigned(self, shards: frozenset[int]) -> None:
-        """Start these shards, which were assigned to the worker."""
+        """Start the shards that the group has assigned to this worker."""
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """Start to hand over these shards. Return an event that is set when the hand-over is done."""
+        """Start the hand-over of the given shards. Return an event that is set when the hand-over is done."""
 
     def lost(self, shards: frozenset[int]) -> None:
-        """Stop these shards at once, because another worker may own them already."""
+        """Stop the given shards at once, because another worker may own them already."""
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
-        """Execute the operator's command in a record of the control topic. The shard belongs to this worker."""
+        """Execute the command of an operator, which is in a record of the shard's control partition."""
 
 
 class Membership:
@@ -133,7 +133,7 @@ class Membership:
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:
-        """Wait for a poll that starts after this call. Return whether the worker still owns the shard after this poll.
+        """Return whether the worker still owns a shard, after a poll that starts after this call.
 
         Blocks for at most 0.5 s, so it must not be called in the event loop.
         """
@@ -162,7 +162,7 @@ class Membership:
             self._stopping.wait(_AGAIN_S)
 
     def _leave(self, consumer: Consumer | None) -> None:
-        """Call `Owner.lost` for all shards, then close the consumer."""
+        """Stop all shards with `Owner.lost`, and then close the consumer."""
         for step in (self._report_all_lost, consumer.close if consumer is not None else None, self._report_all_lost):
             try:
                 if step is not None:
@@ -171,7 +171,7 @@ class Membership:
                 _report(error)
 
     def _poll(self, consumer: Consumer) -> None:
-        """Poll until `stop` is called. Raises KafkaException if the consumer must be replaced."""
+        """Poll until `stop` is called. Raises KafkaException if a new consumer is needed."""
         last_error = ""
         while not self._stopping.is_set():
             message = consumer.poll(_POLL_S)
@@ -215,9 +215,9 @@ class Membership:
             self._owner.assigned(shards)
 
     def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
-        """Pause the control partitions of new shards until the shards are restored.
+        """Stop fetching commands for newly assigned shards until the shards are restored.
 
-        Records that were fetched before the pause are dropped. `open` seeks back, so that they are fetched again.
+        Commands that were fetched before are dropped. `open` makes the consumer fetch them again.
         """
         waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
         if waiting:
@@ -244,7 +244,7 @@ class Membership:
         self._owner.lost(shards)
 
     def _report_all_lost(self) -> None:
-        """Call `Owner.lost` for all shards that the worker still owns."""
+        """Stop all shards that the worker still owns, with `Owner.lost`."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
@@ -255,7 +255,7 @@ class Membership:
 
 
 def _report(error: Exception) -> None:
-    """Log why the consumer is replaced, with a traceback if the reason is a bug."""
+    """Log the error after which the consumer is replaced, with a traceback if the error is a bug."""
     if isinstance(error, KafkaException):
         _logger.warning("group_error", error=error.args[0].str(), fatal=True)
     elif isinstance(error, SystemError | AttributeError):

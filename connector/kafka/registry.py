@@ -40,7 +40,7 @@ _SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
 
 
 class Subject(NamedTuple):
-    """Subject of the registry, with its schema and the topics in which values of this schema are written."""
+    """Subject of the registry, with its schema and the topics whose values have this schema."""
 
     name: str
     schema: str
@@ -74,10 +74,9 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 
 
 class Registry:
-    """Client of a schema registry that has one or several addresses.
+    """Client of a schema registry that has one or several addresses. Its methods block, for seconds at most.
 
-    Its methods block, and raise RegistryUnavailableError and FatalError as the description of the module states. Each
-    request ends within seconds.
+    They raise RegistryUnavailableError and FatalError, as rule 3 of this module states.
     """
 
     def __init__(self, settings: SchemaRegistry) -> None:
@@ -96,14 +95,17 @@ class Registry:
         self._context()
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
-        """Return the schema id of each topic. Register missing schemas if the settings allow it. Raises FatalError."""
+        """Return the schema id of each topic. Missing schemas are registered if the settings allow it.
+
+        Raises FatalError if a subject cannot be used.
+        """
         ids, problems = self.ensure_each(wanted)
         if problems:
             raise FatalError("\n".join(problems.values()))
         return ids
 
     def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
-        """Return the schema id of each topic, and the error message of each subject that cannot be used."""
+        """Return the schema id of each topic, and an error message for each subject that cannot be used."""
         ids: dict[str, int] = {}
         problems: dict[Subject, str] = {}
         for subject in wanted:
@@ -118,7 +120,7 @@ class Registry:
         return ids, problems
 
     def register(self, subject: Subject) -> int:
-        """Register the schema of a subject unless it is registered already. Return its id."""
+        """Register the schema of a subject if it is not registered yet. Return its id."""
         found = self.check(subject)
         if found.id is not None:
             return found.id
@@ -138,7 +140,7 @@ class Registry:
     def check(self, subject: Subject) -> SchemaLookup:
         """Look up the schema of a subject. If it is not registered, check that the subject would accept it.
 
-        Raises FatalError, which names the incompatible field, if the subject would not accept the schema.
+        Raises FatalError if it would not. The message names the incompatible field.
         """
         known = self.find(subject)
         if known is not None:
@@ -183,7 +185,8 @@ class Registry:
     def expect(self, subject: Subject) -> SchemaLookup:
         """Look up the schema of a subject without registering it.
 
-        Raises FatalError in the cases in which `ensure` raises it.
+        Raises FatalError if the subject would not accept the schema, or if the schema is missing and the settings do
+        not allow its registration.
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:
@@ -227,8 +230,8 @@ class Registry:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Send a request. Return the status and the JSON object of the answer; an array becomes the member `list`.
 
-        The status is 200, 409, 422, or 404 for an unknown subject, version or schema. Each address is tried once. If no
-        address gives such an answer, raise RegistryUnavailableError.
+        The status is 200, 404 (unknown subject, version or schema), 409 or 422. Each address is tried once. If none of
+        them gives such an answer, RegistryUnavailableError is raised.
         """
         problems = []
         for _ in range(1 + len(self._others)):
@@ -279,7 +282,7 @@ class Registry:
         return opener
 
     def _unreached(self, reason: object) -> str:
-        """Describe why the connection failed, including problems of a proxy."""
+        """Describe why the connection failed. The reason may be a problem with a proxy."""
         if isinstance(reason, ssl.SSLError):
             return f"cannot be reached: {self._trust.describe(reason)}"
         if self._proxy is None:
@@ -333,7 +336,10 @@ class Registry:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Load the client certificate for a registry that requires one. Raises ConfigurationError."""
+    """Load the client certificate for a registry that requires one.
+
+    Raises ConfigurationError if the certificate or its key cannot be used.
+    """
     try:
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
@@ -349,9 +355,9 @@ def _send_through(request: Request, proxy: Proxy) -> None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """Return the body of a response. Raises TimeoutError if receiving the whole body takes too long.
+    """Return the body of a response. Raises TimeoutError if it takes too long to receive the whole body.
 
-    The time-out of a socket does not limit this: it only limits the time between two pieces.
+    The time-out of the socket is not enough, because it only limits the time between two pieces.
     """
     deadline = time.monotonic() + _WHOLE_ANSWER_S
     pieces = []

@@ -103,7 +103,7 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records that brokers have lost of committed transactions. Return the number of these records."""
+        """Write again the records of committed transactions that brokers have lost. Return their number."""
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), context)
 

@@ -1,8 +1,7 @@
-"""Queries about partitions: whether their transactions have ended, and which records an isolation level shows.
+"""Queries about partitions: whether their transactions have ended, and which records are visible to readers.
 
-A transaction is decided in a partition when its commit or abort marker is written there. A query for the last stable
-offset needs the right to describe the topic, which the right to write includes. A query for records needs the right to
-read the topic.
+A transaction has ended in a partition when its commit or abort marker is written there. The query for this needs the
+right to describe the topic or to write to it. A query for records needs the right to read the topic.
 """
 
 import time
@@ -25,7 +24,7 @@ Places = dict[str, dict[int, list[tuple[int, int]]]]
 
 
 class Lost(NamedTuple):
-    """Records that `read_committed` readers do not find, although the records are still in their partitions."""
+    """Records that `read_committed` readers do not see, although the log still contains them."""
 
     records: dict[Place, list[Message]]
     unreadable: dict[Place, str]
@@ -33,14 +32,14 @@ class Lost(NamedTuple):
 
 
 def last_offsets(places: Places) -> dict[Place, int]:
-    """Return the last offset of `places` in each partition."""
+    """Return the last offset in `places` for each partition."""
     return {
         (topic, number): offset_ranges[-1][1] for topic, of in places.items() for number, offset_ranges in of.items()
     }
 
 
 def merge(*parts: Places) -> Places:
-    """Return the ranges of all parts together. The parts must be in the order in which their records were written."""
+    """Return the offset ranges of all parts together. The parts must be in the order in which they were written."""
     merged: Places = {}
     for part in parts:
         for topic, partitions in part.items():
@@ -50,10 +49,10 @@ def merge(*parts: Places) -> Places:
 
 
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
-    """Return the offset ranges of records that end at or after the last stable offset of their partition.
+    """Return the offset ranges in `places` that end at or after the last stable offset of their partition.
 
-    The commit or abort marker of such records may not be written yet. `stable` holds the last stable offsets; None
-    means that the partition does not exist, so that none of its ranges is returned.
+    The transaction of such a range may still be open. `stable` holds the last stable offset of each partition. It is
+    None for a partition that does not exist: its ranges are left out.
     """
     left: Places = {}
     for topic, partitions in places.items():
@@ -66,10 +65,10 @@ def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
 
 
 def offsets(clients: Clients, places: Iterable[Place], isolation: IsolationLevel) -> dict[Place, int | None]:
-    """Return the end of each partition for a reader with the given isolation level.
+    """Return the end of each partition, as readers with the given isolation level see it.
 
-    The end is None if the partition does not exist. A partition is left out of the result if no broker answers for it.
-    Blocks.
+    The end is None if the partition does not exist. If no broker answers for a partition, the result does not contain
+    it. Blocks.
     """
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*place): latest for place in places}
@@ -97,10 +96,10 @@ def undecided(
     within_s: float,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> set[Place]:
-    """Wait until no transaction is open below the offsets in `ends`, for about `within_s` seconds at most.
+    """Wait until all transactions before the offsets in `ends` have ended, for about `within_s` seconds at most.
 
-    Return the partitions in which a transaction is still open. In `ends`, None means the current end of the partition.
-    Blocks. Raises HandedOverError soon after `is_stopped` returns True.
+    Return the partitions in which a transaction is still open. If `ends` contains None for a partition, the current end
+    of the partition is used. Blocks. Raises HandedOverError soon after `is_stopped` returns True.
     """
     waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
     deadline = time.monotonic() + within_s
@@ -123,10 +122,10 @@ def undecided(
 
 
 def lost(clients: Clients, places: Places) -> Lost:
-    """Return the records in `places` that `read_committed` readers do not find.
+    """Return the records in `places` that `read_committed` readers do not see, although the log still contains them.
 
-    No transaction may be open below these records. A record that was deleted or compacted is not lost. Blocks. Raises
-    ShardRestartError if brokers do not answer.
+    Call this when no transaction is open before these records. Blocks. Raises ShardRestartError if brokers do not
+    answer.
     """
     # One marker decides about all open records of a producer in a partition. So if the last record is visible, all are.
     # Only partitions where the last record is hidden have to be read completely.
@@ -155,10 +154,10 @@ def lost(clients: Clients, places: Places) -> Lost:
 def read(
     clients: Clients, ranges: Mapping[Place, tuple[int, int]], isolation: str
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
-    """Read the records in `ranges`, which hold the first and last offset per partition.
+    """Read the records in `ranges`, which hold the first and the last offset for each partition.
 
-    Return two mappings: the records by partition and offset, and the reason for each partition that cannot be read.
-    Blocks. Raises ShardRestartError if a partition cannot be read for another reason than a missing right.
+    Return two mappings: the records by partition and offset, and the partitions for which a right is missing, each with
+    the reason. Blocks. Raises ShardRestartError if a partition cannot be read for any other reason.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

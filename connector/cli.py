@@ -80,10 +80,10 @@ def connector(
 
 
 def _formatted(group: Any) -> Any:
-    r"""Replace the text "\b" by the backspace character in the help of `group` and of its commands. Return the group.
+    r"""Make Click keep the line breaks of examples in the help of `group` and of its commands. Return the group.
 
-    Click keeps the line breaks of a paragraph that starts with a backspace character. The docstrings of the commands
-    are raw strings, so they contain a backslash and a "b" instead.
+    Click does so for a paragraph that starts with a backspace character. The docstrings are raw strings, so they
+    contain a backslash and a "b" instead, which this function replaces.
     """
     group.help = (group.help or "").replace("\\b\n", "\b\n")
     for inner in getattr(group, "commands", {}).values():
@@ -115,9 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _write_in_any_locale() -> None:
-    """Make standard output and standard error replace characters that the locale's encoding lacks.
+    """Prevent errors when a character cannot be written in the encoding of the locale: replace the character.
 
-    Otherwise, writing such a character would raise an error.
+    This applies to standard output and standard error.
     """
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):

@@ -32,14 +32,14 @@ class FatalError(ConnectorError):
     """
 
     def __init__(self, wrong: str, remedy: str = "") -> None:
-        """Build the message `wrong: remedy`. Without a remedy, `wrong` must be a whole sentence."""
+        """Build the message `wrong: remedy`. If there is no remedy, `wrong` is the whole message."""
         super().__init__(f"{wrong}: {remedy}" if remedy else wrong)
         self.wrong = wrong
         self.remedy = remedy
 
 
 class SourceError(ConnectorError):
-    """Failure of Graph or of its sign-in. The requested call time does not count as read."""
+    """Failure of Graph or of its sign-in. The requested call time is not recorded as read."""
 
     of_range = False
     "True if the failure concerns only the requested range of call time, so that another range may succeed."
@@ -56,9 +56,9 @@ class SourceError(ConnectorError):
 class TransientError(SourceError):
     """Transient failure, retried forever within the request budget.
 
-    The Graph client retries each request itself. It raises this error only after 120 s without a successful request,
-    not counting the time for which Graph told it to wait. The run of the sweep then counts as failed. The sweep is
-    scheduled again.
+    The Graph client retries each request itself. It raises this error only if no request has succeeded for 120 s. The
+    time for which Graph told it to wait does not count. The run of the sweep then counts as failed and is scheduled
+    again.
     """
 
     def __init__(self, reason: TransientReason, message: str, explanation: str = "") -> None:
@@ -106,9 +106,9 @@ class ForbiddenError(BrokersUnavailableError):
 
 
 class RegistryUnavailableError(ConnectorError):
-    """Failure to reach the schema registry: no answer, status 401, 403 or 5xx, or invalid JSON.
+    """Failure to reach the schema registry: it gave no answer, status 401, 403 or 5xx, or invalid JSON.
 
-    The connector retries.
+    The connector retries the request.
     """
 
 
@@ -129,7 +129,7 @@ class FencedError(ShardRestartError):
 class UnsupportedError(ShardRestartError):
     """Failure of a transaction, because the brokers lack the transaction API or a part of it.
 
-    The shard restarts at intervals, because brokers can be upgraded. The worker logs one warning.
+    The shard restarts at intervals, because the brokers may be upgraded. The worker logs one warning.
     """
 
 

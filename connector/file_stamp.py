@@ -15,7 +15,7 @@ class FileStamp(NamedTuple):
 def read(path: Path) -> FileStamp | None:
     """Return the stamp of a file, or None if the file does not exist or cannot be accessed.
 
-    If a later stamp is different, the file has changed.
+    Two different stamps of a file mean that the file has changed.
     """
     try:
         found = path.stat()

@@ -51,7 +51,7 @@ def get(name: str) -> FilteringBoundLogger:
 
 
 def kafka_logger() -> logging.Logger:
-    """Return the logger to pass to confluent-kafka's clients as `logger=`.
+    """Return the logger for the clients of confluent-kafka, to be passed as `logger=`.
 
     Without it, librdkafka would write to standard error itself.
     """
@@ -63,16 +63,16 @@ def kafka_logger() -> logging.Logger:
 
 
 def _is_unexplained(record: logging.LogRecord) -> bool:
-    """Return whether to log a record. Return False if the connector logs the same reason itself, with a remedy."""
+    """Return False for a log record of librdkafka whose problem the connector itself logs, together with a remedy."""
     return "not supported by any of the" not in record.getMessage()
 
 
 class _Repeats(logging.Filter):
-    """Filter that passes the same message at most once per minute.
+    """Filter that lets the same message through at most once per minute.
 
-    Messages that differ only in numbers count as the same. The next record that passes has a member `more_since_last`,
-    the number of records that were suppressed. Without the filter, a client that reaches no broker would log the same
-    message twenty times per second.
+    Messages that differ only in numbers count as the same. The next record that passes has a member `more_since_last`:
+    how many records were suppressed. Without the filter, a client that reaches no broker would log the same message
+    twenty times per second.
     """
 
     def __init__(self) -> None:
@@ -99,8 +99,8 @@ class _Repeats(logging.Filter):
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
     """Set up logging for the whole process: every record goes to `stream`, by default standard error.
 
-    With `format="auto"`, records are text for people if the stream is a terminal, otherwise JSON lines. The function
-    may be called again, for example after the settings were read.
+    With `format="auto"`, records are readable text if the stream is a terminal, otherwise JSON lines. The function may
+    be called again, for example after the settings were read.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
@@ -158,7 +158,7 @@ def is_configured() -> bool:
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return the event with tokens, secrets and phone numbers replaced by `***`, also in nested values."""
+    """Return a log event in which `***` replaces tokens, secrets and phone numbers, also in nested values."""
     return {key: _redacted(key, value) for key, value in event.items()}
 
 

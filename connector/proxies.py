@@ -26,7 +26,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """A proxy variable has an unusable value. The message completes a sentence that begins with the variable's name."""
+    """A proxy variable has an invalid value. The caller puts the variable's name in front of the message."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)
@@ -67,7 +67,7 @@ class Proxy(NamedTuple):
         return f"the proxy {self.address} cannot be reached ({why}); check {self.variable}, and that the proxy runs"
 
     def refused(self, status: int) -> str:
-        """Return the error message for a proxy that answered with an error status instead of opening the connection."""
+        """Return the error message for a proxy that refused the connection with an HTTP error status."""
         if status == 407:
             what = "does not accept the user name and password" if self.user else "requires a user name and password"
             todo = "with http://USER:PASSWORD@HOST:PORT, special characters percent-encoded"
@@ -81,7 +81,7 @@ class Proxy(NamedTuple):
 def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy for a URL, or None for a direct connection.
 
-    Raises UnusableProxyError if the variable that applies to the URL has an invalid value.
+    Raises UnusableProxyError if the environment variable for this URL has an invalid value.
     """
     parts = urlsplit(url)
     found = _first(environ, f"{parts.scheme}_proxy", "all_proxy")
@@ -95,7 +95,7 @@ def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def _first(environ: Mapping[str, str], *names: str) -> tuple[str, str] | None:
-    """Return name and value of the first variable that is not empty.
+    """Return the name and value of the first of these variables that is set and not empty.
 
     Each name is looked up in lower case first, then in upper case.
     """

@@ -1,4 +1,4 @@
-"""Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
+"""JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
 1. They are computed from committed state. A worker and a command therefore show the same values.
 2. Values that only a running worker has are passed as arguments: the current failure, and the number of rows in the
@@ -49,9 +49,9 @@ class ReportedTenant:
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return the JSON object TENANT of a tenant whose state is not known: values that depend on it are null.
+    """Return the JSON object TENANT of a tenant whose state is not known: members that depend on the state are null.
 
-    `reason` states why the state is not known.
+    `reason` says why the state is not known.
     """
     return {
         "id": subject.id,
@@ -86,10 +86,10 @@ def tenant(
     remembered: int | None,
     idle: str = "",
 ) -> dict[str, Any]:
-    """Return the JSON object TENANT for a tenant with this checkpoint.
+    """Return the JSON object TENANT for a tenant whose state is in `checkpoint`.
 
     `failing` is the reason and the message of the tenant's current failure. `remembered` is the number of its rows in
-    the deduplication index. `idle` states why the tenant is not being read; it is empty if no reason is known.
+    the deduplication index. `idle` says why the tenant is not being read; it is empty if no reason is known.
     """
     state = checkpoint.state
     through = state.coverage.through
@@ -122,7 +122,7 @@ def tenant(
 
 
 def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any]:
-    """Return the JSON object JOB for a job. `waits_for` states why a job that has not ended makes no progress."""
+    """Return the JSON object JOB for a job. `waits_for` says why the job makes no progress, if this is the case."""
     return {
         "id": one.id,
         "kind": "backfill",
@@ -151,7 +151,7 @@ def jobs(
     """Return a tenant's jobs as JSON objects (JOB), in the order in which a worker executes them.
 
     `failing` and `idle` have the same meaning as in `tenant`. `untaken` contains the jobs that no worker has accepted
-    yet: it maps the id of each to the reason.
+    yet: the id of each, and the reason.
     """
     result = []
     ahead = ""
@@ -175,10 +175,10 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
-    """Return the members `unread_*` of TENANT, which describe the call time that was never read.
+    """Return the members `unread_*` of TENANT, which describe the call time that was not read yet.
 
-    `unread_done` is the time at which all of it will probably have been read, at the rate of the last ten minutes.
-    `is_read` states whether the tenant is being read; if not, `unread_done` is null.
+    `unread_done` is the time at which all of it will probably have been read, at the speed of the last ten minutes. It
+    is null if `is_read` is false, which means that the tenant is not being read.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())
@@ -224,7 +224,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
 
 
 def _overdue(state: State, now: datetime) -> timedelta:
-    """Return how long the live sweep is overdue, minus one cadence, because one late run is normal."""
+    """Return by how much the live sweep is later than one cadence. A delay of up to one cadence is normal."""
     if not state.sweeps:
         return timedelta()
     live = state.sweeps[0]
@@ -242,8 +242,8 @@ def _cause(subject: ReportedTenant, state: State, failing: tuple[str, str] | Non
 def _second(moment: datetime | None) -> str | None:
     """Return `moment` as text in whole seconds, or None for None.
 
-    The state topic stores whole seconds, but the memory of a worker also has the fraction. Without rounding, a restart
-    of the worker would therefore change the text.
+    A restart of the worker must not change the text: the state topic stores whole seconds, while the memory of a worker
+    also has the fraction.
     """
     return instants.text(moment.replace(microsecond=0)) if moment else None
 

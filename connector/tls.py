@@ -28,9 +28,9 @@ class Trust:
     """
 
     def __init__(self, section: str, ca_bundle: Path | None, *, strict: bool = True) -> None:
-        """Load the bundle, or the certificates of the system if `ca_bundle` is None.
+        """Load the certificates in `ca_bundle`, or those of the operating system if `ca_bundle` is None.
 
-        `section` is the configuration table that contains `ca_bundle` and `tls_strict`; messages name it. Raise
+        `section` is the configuration table with the keys `ca_bundle` and `tls_strict`; messages name it. Raises
         ConfigurationError if the bundle cannot be read.
         """
         self._section = section
@@ -44,7 +44,7 @@ class Trust:
             raise ConfigurationError([problem]) from error
 
     def context(self) -> ssl.SSLContext:
-        """Return the TLS context for the next connection. If the bundle's file was replaced, it is a new context."""
+        """Return the TLS context for the next connection. It is loaded again if the bundle's file was replaced."""
         stamp = self._read_stamp()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -70,9 +70,10 @@ class Trust:
         return context
 
     def describe(self, error: ssl.SSLError) -> str:
-        """Return what is wrong with the TLS connection and, after a semicolon, what to do.
+        """Return what is wrong with a TLS connection and, after a semicolon, what to do.
 
-        The text completes a sentence whose subject is the server. It contains nothing that the server sent.
+        The text has no subject: the caller puts the name of the server in front of it. It contains nothing that the
+        server sent.
         """
         if not isinstance(error, ssl.SSLCertVerificationError):
             return _describe_handshake(error)

@@ -4,7 +4,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text with at most two units, rounded to whole seconds: `3 min 20 s`, `2 d 4 h`, `0 s`."""
+    """Return a duration as text with at most two units, in whole seconds: `3 min 20 s`, `2 d 4 h`, `0 s`."""
     left = round(abs(seconds))
     parts = []
     for size, unit in _UNITS:

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def no_tenants() -> ConfigurationError:
-    """Return the error of a program that needs a tenant and has none."""
+    """Return the error for a configuration without a tenant, in a program that needs one."""
     return ConfigurationError(
         ["tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
     )
@@ -54,12 +54,12 @@ def load(
 ) -> Settings:
     """Return the settings from the configuration file and the environment.
 
-    The file is `path`, or else the one that CONNECTOR_CONFIG names. There may be no file. `required` names keys that
-    must not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed:
-    problems with them are ignored, and the identities in the settings may be empty. If `overridden` is false, the
-    CONNECTOR_* variables are ignored, because they apply to another configuration file.
+    The file is `path`. If `path` is not given, it is the file that CONNECTOR_CONFIG names. There may be no file.
+    `required` names keys that must not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no
+    credentials are needed: problems with them are ignored, and the identities in the settings may be empty. If
+    `overridden` is false, the CONNECTOR_* variables are ignored, because they belong to another configuration file.
 
-    Raises ConfigurationError with every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
+    Raises ConfigurationError with all problems. Each is a line "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()

@@ -30,10 +30,10 @@ class NoCertificateError(ValueError):
 
 
 def read(content: bytes, password: str | None) -> Certificate:
-    """Return the key and the certificates in `content`, which is PEM or PFX.
+    """Return the key and the certificates in `content`, which must be PEM or PFX.
 
-    If no password is needed, `password` is ignored. Raises NoCertificateError if the content cannot be decrypted or
-    parsed, or does not hold an RSA key with its certificate.
+    `password` is ignored if it is not needed. Raises NoCertificateError if the content cannot be decrypted or parsed,
+    or does not hold an RSA key with its certificate.
     """
     # Most configurations have no certificate, and the library takes long to load.
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415

@@ -41,9 +41,9 @@ def parse_duration(text: str) -> Duration:
 
 
 def duration_text(duration: timedelta) -> str:
-    """Return a duration as text: the configured text if there is one, otherwise text such as "15m" or "1d".
+    """Return a duration as text: as it was configured or, if it was not configured, in the form "15m" or "1d".
 
-    The unit is the largest one in which the duration is a whole number. A fraction of a millisecond is dropped.
+    This form uses the largest unit that gives a whole number. A fraction of a millisecond is dropped.
     """
     if isinstance(duration, Duration) and duration.text:
         return duration.text
@@ -53,7 +53,7 @@ def duration_text(duration: timedelta) -> str:
 
 
 def parse_instant(text: str) -> datetime | timedelta:
-    """Parse an RFC 3339 time to an aware UTC datetime, or text such as "-7d" to a negative timedelta.
+    """Parse an RFC 3339 time to a UTC datetime, or text such as "-7d" to a negative timedelta.
 
     Raises ValueError if `text` is neither. The caller puts the configuration key in front of the error message.
     """
@@ -79,7 +79,7 @@ def to_duration(value: object) -> timedelta:
 
 
 def to_instant(value: object) -> datetime | timedelta:
-    """Convert a configuration value to an aware UTC datetime, or to a negative timedelta relative to now.
+    """Convert a configuration value to a UTC datetime, or to a negative timedelta, which is relative to now.
 
     A date without a time means midnight UTC of that date. Raises ValueError if the value cannot be converted.
     """

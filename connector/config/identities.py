@@ -20,12 +20,15 @@ def credentials(table: IdentityTable) -> list[str]:
 
 
 def is_credential(key: Key) -> bool:
-    """Return whether a key concerns sign-in: it is a key of the table [identity], set there or in a tenant's table."""
+    """Return whether a key belongs to sign-in: whether the table [identity] has a key of this name.
+
+    The key may be set in the table [identity] or in the table of a tenant.
+    """
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 
 def own_identity(source: ConfigSource, here: Key, table: IdentityTable) -> Identity:
-    """Return the identity that one table configures, without inherited values. Report a second credential as a problem.
+    """Return the identity that one table sets, without inherited values. Report a second credential in the table.
 
     `here` is the key of the table. The certificate is not parsed yet, because its password may be in another table.
     """
@@ -66,11 +69,11 @@ def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
 
 
 def identity_of(source: ConfigSource, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
-    """Return the identity of a tenant: its own credential, else that of [identity]. Report what is missing.
+    """Return the identity of a tenant for sign-in. Report a key that is missing.
 
-    `number` is the tenant's position in the configuration, starting at 0, and `table` is its table. `shared` is the
-    identity of [identity]. The tenant does not inherit the credential of [identity] if it sets the same key itself, for
-    example `managed_identity = false`.
+    A tenant that sets no credential inherits the credential of [identity], which is in `shared`. To prevent this, the
+    tenant can set the same key itself, for example `managed_identity = false`. `number` is the tenant's position in the
+    configuration, starting at 0. `table` is its table.
     """
     here: Key = ("tenants", number)
     own = own_identity(source, here, table)
@@ -98,9 +101,9 @@ def identity_of(source: ConfigSource, checked: Document, number: int, table: Ten
 def _check_identity(
     source: ConfigSource, number: int, table: TenantTable, identity: Identity, chosen: Key | None
 ) -> None:
-    """Report each key that a tenant lacks for sign-in, and a certificate that cannot be read.
+    """Report each key that a tenant needs for sign-in but does not have, and a certificate that cannot be read.
 
-    `chosen` is the key of the tenant's credential, or None if it has none.
+    `chosen` is the key of the tenant's credential, or None if the tenant has no credential.
     """
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
@@ -130,7 +133,7 @@ def event_hubs(
     """Return the settings for sign-in to Azure Event Hubs, or None if kafka.azure_event_hubs is not set.
 
     The credential is that of [identity], or that of the first tenant if [identity] has none. The connector signs in to
-    the tenant that AZURE_TENANT_ID names, or else to the first tenant.
+    the Entra tenant in AZURE_TENANT_ID or, if the variable is not set, to the first tenant.
     """
     here: Key = ("kafka", "azure_event_hubs")
     table = checked.kafka

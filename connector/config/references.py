@@ -37,10 +37,10 @@ def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
 
 
 def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
-    """Report every proxy variable that applies to one of the URLs but has an unusable value.
+    """Report each proxy variable that applies to one of the URLs but cannot be used.
 
-    `urls` are the URLs of Graph and of sign-in, `registry_url` is that of the schema registry. The client of the
-    registry does not support a proxy with an https:// URL.
+    `urls` are the URLs of Graph and of sign-in. `registry_url` is the URL of the schema registry, whose client cannot
+    use a proxy with an https:// URL.
     """
     for url in (*urls, registry_url):
         try:
@@ -55,12 +55,12 @@ def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) 
 
 
 def read_secret(source: ConfigSource, key: Key, reference: Reference) -> Secret | None:
-    """Return the secret text that `reference` names. If it is empty or unreadable, report that and return None."""
+    """Return the secret text that `reference` names. If it is empty or unreadable, report it and return None."""
     return _hidden(source, key, reference, Secret, str)
 
 
 def read_secret_bytes(source: ConfigSource, key: Key, reference: Reference) -> SecretBytes | None:
-    """Return the secret bytes that `reference` names. If they are empty or unreadable, report that and return None."""
+    """Return the secret bytes that `reference` names. If they are empty or unreadable, report it and return None."""
     return _hidden(source, key, reference, SecretBytes, _as_bytes)
 
 
@@ -97,7 +97,10 @@ def _hidden(
 
 
 def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey | None:
-    """Return the pseudonym key. Return None if none is configured or its problem was reported."""
+    """Return the key for pseudonyms, or None if there is no usable key. Report a key that is needed or cannot be used.
+
+    A key is needed only if a field is pseudonymized.
+    """
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key
     least = privacy.KEY_MIN_BYTES
@@ -133,7 +136,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
 
 
 def _as_bytes(text: str) -> bytes:
-    """Encode text as UTF-8. Text of an environment variable becomes the original bytes, even if they are not UTF-8."""
+    """Encode text as UTF-8. Text from an environment variable becomes the bytes that the variable really has."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Conversion of a valid configuration into settings, with the checks that involve several keys, files or variables."""
+"""Conversion of a valid configuration into settings. It also checks values that depend on other keys or on files."""
 
 import json
 from collections.abc import Iterable
@@ -161,7 +161,7 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
 
 @cache
 def _row_fields() -> dict[str, bool]:
-    """Return, by field name, whether Graph provides a field of a row (true) or the connector adds it (false)."""
+    """Return the fields of a row: true for a field that Graph provides, false for a field that the connector adds."""
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
@@ -312,7 +312,7 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
 
 
 def _check_names(source: ConfigSource, checked: Document) -> None:
-    """Report a topic name that would be used for two purposes.
+    """Report a topic name that two topics of the connector would have.
 
     Names that differ only in '.' and '_' count as equal, because they collide in Kafka.
     """

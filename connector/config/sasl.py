@@ -1,4 +1,4 @@
-"""Check of `kafka.properties` for SASL settings that librdkafka accepts, although sign-in with them always fails."""
+"""Check of `kafka.properties` for SASL settings with which sign-in always fails, although librdkafka accepts them."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ _TODO = (
 
 
 def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
-    """Report a SASL mechanism with which sign-in always fails.
+    """Report a SASL mechanism with which sign-in to the brokers always fails.
 
-    Without this check, librdkafka would wait for the brokers forever and report no reason.
+    librdkafka itself would not report it, but wait for the brokers forever.
     """
     values = {name.strip().lower(): (name, value) for name, value in properties.items()}
     for spelling in ("sasl.mechanism", "sasl.mechanisms"):

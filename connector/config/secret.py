@@ -1,4 +1,4 @@
-"""Secrets, whose values only the method `get` returns.
+"""Secrets. Their values are only available through the method `get`, so that no message or log shows them by mistake.
 
 If a secret is in a file, `get` reads the file each time, so that a changed secret is used without a restart.
 """
@@ -36,9 +36,9 @@ class Hidden(Generic[_Text]):
         raise NotImplementedError
 
     def get(self) -> _Text:
-        """Return the current secret. While its file is empty or cannot be read, return the last secret that was read.
+        """Return the current secret. While its file is empty or cannot be read, return the secret that was read last.
 
-        Log an event when the file becomes unusable, and when it can be used again.
+        An event is logged when the file becomes unusable, and another one when it can be used again.
         """
         if self._path is not None:
             self._stamp = file_stamp.read(self._path)
@@ -130,7 +130,7 @@ class PseudonymKey:
         return self._value
 
     def become(self, other: "PseudonymKey") -> None:
-        """Copy the value and the source of `other`, so that after a reload all users of this object get the new key."""
+        """Take over the key of `other`. After a reload, all users of this object then get the new key."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 

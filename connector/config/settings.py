@@ -102,7 +102,7 @@ class Rows:
 class EventHubs:
     """Settings for sign-in to Azure Event Hubs.
 
-    `id` is the id of the tenant to sign in to, and `label` is the name of the brokers in messages.
+    `id` is the id of the Entra tenant to sign in to. `label` is the name of the brokers in messages.
     """
 
     id: str
@@ -113,7 +113,7 @@ class EventHubs:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """Settings of brokers, topics and delivery. A `replication_factor` of -1 means the default of the broker."""
+    """Settings of brokers, topics and delivery. A `replication_factor` of -1 means that the broker chooses it."""
 
     bootstrap_servers: str
     topic: str

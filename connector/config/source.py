@@ -26,7 +26,10 @@ Key = tuple[str | int, ...]
 
 
 class ConfigSource:
-    """Configured values by key, with the origin of each, and at most one problem per key."""
+    """All configured values by key, with the file or variable that set each value.
+
+    It also collects the problems of the values, at most one per key.
+    """
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         # Without a UTF-8 locale, Python decodes other bytes than ASCII to surrogates. Here they are decoded as UTF-8.
@@ -47,7 +50,7 @@ class ConfigSource:
                     self.path, self._chosen_by = Path(text), name
 
     def read_file(self) -> None:
-        """Read the configuration file, if there is one. Report a file that cannot be read."""
+        """Read the configuration file, if there is one. If it cannot be read, record a problem."""
         if self.path is None:
             return
         origin = self._chosen_by or str(self.path)
@@ -150,7 +153,7 @@ class ConfigSource:
     def _put(self, key: Key, value: Any, name: str) -> None:
         """Set a key to the value of the variable `name`.
 
-        If the value is None, create an empty table for the key, unless the key already has a table.
+        If the value is None, the key becomes an empty table, unless it already is a table.
         """
         table = self.tree
         for segment in key[:-1]:
@@ -167,9 +170,9 @@ class ConfigSource:
         self.variables[key] = name
 
     def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
-        """Set the key `key` to a list of tables that AZURE_* variables define.
+        """Set a key to a list of tables that AZURE_* variables define.
 
-        `names` maps each key in these tables to the variable that defines it.
+        `names` maps each key in these tables to its variable.
         """
         self.tree[key] = value
         self.variables.update(names)
@@ -192,7 +195,7 @@ class ConfigSource:
         return any(key[:length] in self._reported for length in range(1, len(key) + 1))
 
     def origin(self, key: Key) -> str:
-        """Return the file or variable that set a key.
+        """Return the file or variable that set a key. It is part of each message about the key.
 
         If the key is not set, return the file or variable in which it can be set.
         """
@@ -204,7 +207,7 @@ class ConfigSource:
         return next((name for written, name in self.variables.items() if written[: len(key)] == key), variable(key))
 
     def below(self, key: Key) -> list[tuple[Key, str]]:
-        """Return the keys below `key` that variables set, each with the name of its variable."""
+        """Return each key inside the table `key` that a variable sets, together with the name of the variable."""
         return [
             (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
         ]
@@ -218,7 +221,7 @@ class ConfigSource:
         return _at(self._file_tree, key[:-1], key[-1])[1]
 
     def remove(self, key: Key) -> None:
-        """Remove an invalid value, so that the rest can be validated.
+        """Remove an invalid value, so that the remaining values can be validated.
 
         An invalid entry of a list is replaced with an empty table, so that the other entries keep their positions.
         """
@@ -237,10 +240,10 @@ def _utf8(text: str) -> str:
 
 
 def _name_below(table: Key, segment: str) -> str:
-    """Return the key in `table` for `segment`, the last part of a CONNECTOR_* variable's name in lower case.
+    """Return the key in `table` that a CONNECTOR_* variable sets.
 
-    In the name of a Kafka property, each underscore becomes a dot. In the name of a row field, upper-case letters are
-    restored.
+    `segment` is the last part of the variable's name, in lower case. In the name of a Kafka property, each underscore
+    becomes a dot. The name of a row field gets its upper-case letters back.
     """
     if table[0] == "kafka":
         return segment.replace("_", ".")
@@ -268,9 +271,10 @@ def _has(node: Any, segment: str | int) -> bool:
 
 
 def kind_of(model: type[BaseModel], name: str | int) -> Any:
-    """Return the type of the key `name` in the table `model`, or None if there is no such key.
+    """Return the type of the key `name` in the table `model`, or None if the table has no such key.
 
-    For a table, it is the model of the table. Otherwise it is list, dict, Reference or a simple type such as int.
+    If the key is itself a table, the type is its model. Otherwise it is list, dict, Reference or a simple type such as
+    int.
     """
     info = model.model_fields.get(str(name))
     if info is None:

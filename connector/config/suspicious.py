@@ -24,7 +24,7 @@ def suspicious_values(settings: Settings, environ: Mapping[str, str], now: datet
 
 
 def _variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a warning for each variable that is ignored because it has one underscore where two are needed."""
+    """Return a warning for each variable that is ignored because its name has one underscore instead of two."""
     meant = {
         f"{PREFIX}{table}_{key}".upper(): f"{PREFIX}{table}__{key}".upper()
         for table, info in Document.model_fields.items()

@@ -12,10 +12,7 @@ from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of
 
 
 def check(source: ConfigSource) -> Document:
-    """Validate the configured values, and return the configuration without those that are invalid.
-
-    Each invalid key is reported to `source`.
-    """
+    """Validate the configured values. Report invalid values to `source`. Return the configuration without them."""
     while True:
         try:
             return Document.model_validate(source.tree)
@@ -74,7 +71,7 @@ def _report_unknown(source: ConfigSource, key: Key) -> None:
 
 
 def _nearest(key: Key) -> Key:
-    """Return the existing key that is spelled most like an unknown key, preferably from the same table."""
+    """Return the existing key whose name is most similar to an unknown key. A key of the same table is preferred."""
     pattern = tuple(part for part in key if isinstance(part, str))
 
     def likeness(known: Key) -> float:

@@ -1,8 +1,8 @@
-"""Validators for configured values (addresses, names, secrets and words), with the messages for invalid values.
+"""Validators for configured values: addresses, names, secrets and words.
 
-A validator returns the value, sometimes in a normalized form. It raises ValueError for an invalid value. The error's
-text continues a sentence that begins with the key, for example `is "x", which is …; …`. No message shows a value that
-may be a secret.
+A validator returns the value, sometimes in a normalized form. It raises ValueError for an invalid value. The error
+message has no subject, because the key is put in front of it. An example is `is "x", which is …; …`. No message shows a
+value that may be a secret.
 """
 
 import re

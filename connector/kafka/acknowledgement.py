@@ -49,9 +49,10 @@ class Acknowledgements(Publisher):
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
     def open(self) -> None:
-        """Create the producer, and write a probe record to both internal topics.
+        """Create the producer, and check that both internal topics can be written, with a probe record.
 
-        If these topics cannot be written, raise ShardRestartError, before any row is published.
+        Raises ShardRestartError if they cannot. The check prevents rows from being published that could not be
+        recorded.
         """
         try:
             try:
@@ -77,7 +78,7 @@ class Acknowledgements(Publisher):
             self._fail(error, f"records of {self._name} cannot be written")
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
-        """Write the parts of a batch one after the other. Return the offsets of its rows.
+        """Write a batch in parts, one after the other. Return the offsets of its rows.
 
         Raises ShardRestartError after any failure, and HandedOverError if the worker loses the shard during the batch.
         It never raises AbortedError.
@@ -109,9 +110,9 @@ class Acknowledgements(Publisher):
         context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort transactions that a worker with exactly-once delivery has left open.
+        """Abort transactions that an earlier worker with exactly-once delivery has left open.
 
-        Return the partitions in which they were open.
+        Return the partitions in which one was open.
         """
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         # Without a sign of a transaction, no transactional producer is needed. Brokers may not support one at all.
@@ -126,9 +127,9 @@ class Acknowledgements(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records that transactions of a worker with exactly-once delivery have lost.
+        """Write again the records of committed transactions that brokers have lost. Return their number.
 
-        Return how many records were written.
+        A worker with exactly-once delivery has written these transactions earlier.
         """
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         if not ended and not inspection.was_transaction:

@@ -36,8 +36,8 @@ def single_object_header(schema: Mapping[str, Any]) -> bytes:
 def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
     """Return a function that encodes a record of the schema `name`. Only one thread may use the function.
 
-    Timestamps may be given as epoch milliseconds. `written_as` is the registry's id of the schema. Without it, the
-    value is in single-object encoding.
+    The record may contain timestamps as epoch milliseconds. `written_as` is the id of the schema in the registry.
+    Without it, values are in single-object encoding.
     """
     schema = load(name)
     header = _header(schema, written_as)
@@ -58,8 +58,8 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
 def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
     """Return a function that encodes many records of the schema `name` at once.
 
-    The function takes one column of values per field, in the order of the schema. `written_as` is the registry's id of
-    the schema. Without it, the values are in single-object encoding.
+    The argument of the function is one column of values per field, in the order of the schema. `written_as` is the id
+    of the schema in the registry. Without it, values are in single-object encoding.
     """
     schema = load(name)
     return columns.encoder(schema, _header(schema, written_as))
@@ -80,8 +80,8 @@ def decoder(
 ) -> Callable[[bytes], dict[str, Any]]:
     """Return a function that decodes a value of the schema `name` to a record.
 
-    The function raises ValueError for a value of another schema. `schema_of` returns the registry's schema with the
-    given id. Without it, values in Confluent wire format cannot be read.
+    The function raises ValueError for a value of another schema. `schema_of` looks up a schema in the registry by its
+    id. Without it, values in Confluent wire format cannot be decoded.
     """
     schema = load(name)
     parsed = fastavro.parse_schema(schema)

@@ -120,12 +120,12 @@ class Clients:
 
     @cached_property
     def asking(self) -> AdminClient:
-        """Return the admin client with which all shards of the process request offsets and topics."""
+        """Return the admin client that all shards of the process share for their queries about offsets and topics."""
         return AdminClient(self.admin())
 
     @property
     def decided_within_s(self) -> float:
-        """Return after how many seconds brokers have certainly aborted the transaction of a producer that has stopped.
+        """Return the number of seconds after which brokers have aborted the transaction of a producer that has stopped.
 
         It is the transaction's time-out plus 10 s, because brokers look for such transactions every 10 s.
         """
@@ -137,10 +137,10 @@ class Clients:
         return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
 
     def producer(self, transactional_id: str | None) -> Properties:
-        """Return the settings of a shard's producer. Without a `transactional_id`, it uses no transactions.
+        """Return the settings of a shard's producer. If `transactional_id` is None, the producer uses no transactions.
 
-        Delivery of a record fails if it takes longer than 10 s. The retry back-off is short, because with the default
-        each transaction with offsets takes 100 ms longer (measured on Kafka 4.3).
+        Delivery of a record fails if it takes longer than 10 s. The retry back-off is shorter than the default, which
+        would make each transaction with offsets 100 ms slower (measured on Kafka 4.3).
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {
@@ -172,7 +172,7 @@ class Clients:
         return own | {"enable.idempotence": False, "acks": "all"}
 
     def member(self, group: str) -> Properties:
-        """Return the settings of the consumer with which the worker reads the control topic.
+        """Return the settings of the consumer that joins the group and reads the control topic.
 
         The worker owns the shards whose control partitions are assigned to this consumer.
         """
@@ -224,7 +224,8 @@ class Clients:
 def _system_bundle() -> Properties:
     """Return the setting for the CA bundle of the operating system; empty if no bundle is found.
 
-    It is needed because the curl in librdkafka's wheels looks for the bundle only where Red Hat's systems have it.
+    Without the setting, librdkafka finds a bundle only on Red Hat's systems: its wheels contain a curl that looks
+    nowhere else.
     """
     paths = (ssl.get_default_verify_paths().cafile, *_SYSTEM_BUNDLES)
     return next(({"https.ca.location": path} for path in paths if path and Path(path).is_file()), {})
@@ -233,6 +234,6 @@ def _system_bundle() -> Properties:
 def _tokenless(properties: Properties) -> Properties:
     """Return the settings without the token callback.
 
-    A client with the callback would wait for a token when it is created.
+    A client that has the callback waits for a token when it is created.
     """
     return {name: value for name, value in properties.items() if name != "oauth_cb"}

@@ -44,7 +44,7 @@ class _Memo(dict[Any, bytes]):
 
 
 def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """Return a function that encodes records, given as one column per field in the order of the schema.
+    """Return a function that encodes records. It takes one column of values per field, in the order of the schema.
 
     Each encoded record begins with `header`.
     """
@@ -115,11 +115,11 @@ def _strings(before: bytes) -> _WriteColumn:
 
 
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
-    """Return the function that encodes a column of instants, given as epoch milliseconds.
+    """Return the function that encodes a column of timestamps, given as epoch milliseconds.
 
-    An encoded instant consists of `before` (the branch of the union, or nothing) and two parts, which are both cached.
-    All instants within the same eight seconds share the second part. `otherwise` encodes all other values, for example
-    datetimes.
+    An encoded timestamp consists of `before` (the branch of the union, or nothing) and two cached parts. The first part
+    is the low 14 bits. The second part is the same for about eight seconds. `otherwise` encodes values of other types,
+    for example datetimes.
     """
     # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
     # bits are the first two bytes, both with the bit that says that more bytes follow.

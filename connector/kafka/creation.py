@@ -1,7 +1,7 @@
 """Creation of topics on brokers that refuse some settings, as brokers of managed clusters do.
 
-The broker's error message may not name the refused setting. So the settings are added one after the other, in requests
-that the broker only validates. If the topic is still refused, it is created with its required settings only.
+The broker's error message may not name the refused setting. So requests that the broker only validates try the settings
+one after the other. If the topic is still refused, it is created with its required settings only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,10 +54,10 @@ class Creator:
                 yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
 
     def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
-        """Create a topic that brokers have refused, this time without the settings that they do not accept.
+        """Create a topic that brokers have refused, without the settings that they do not accept.
 
-        Settings that the operator has chosen are never left out. If brokers do not accept one of them, the topic is not
-        created, and `refusal` is the outcome.
+        Settings that the operator has chosen are never left out. If brokers refuse one of them, the topic is not
+        created, and the result contains the error `refusal`.
         """
         wanted, factor, left_out = self._accepted(topic, replication_factor)
         if topic.chosen and wanted.settings != topic.settings:
@@ -70,7 +70,7 @@ class Creator:
         return Creation(topic, refusal)
 
     def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
-        """Find out which settings the brokers accept, by adding one setting after the other to the required ones.
+        """Find out which settings of a topic the brokers accept. The settings are tried one after the other.
 
         Return the topic with the accepted settings, the replication factor, and the settings that are left out.
         """
@@ -122,7 +122,7 @@ def answer(future: "Future[_T]") -> _T:
 
 
 def _required(topic: "Topic") -> "Topic":
-    """Return the topic with its required settings only."""
+    """Return the topic without its optional settings."""
     required = {"cleanup.policy"} if topic.compacted else set()
     return topic._replace(settings={name: value for name, value in topic.settings.items() if name in required})
 

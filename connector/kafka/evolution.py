@@ -80,9 +80,9 @@ class _Names:
                         self._collect(schema.get(member), namespace)
 
     def find(self, schema: Any, namespace: str) -> Any:
-        """Resolve a schema to a mapping, a list, or the name of a primitive type.
+        """Return the definition that a schema refers to: a mapping, a list, or the name of a primitive type.
 
-        A name is replaced by the type that it refers to, and wrappers around primitive types and unions are removed.
+        A name is replaced by the type that it names. Wrappers around primitive types and unions are removed.
         """
         while True:
             if isinstance(schema, str):
@@ -96,7 +96,7 @@ class _Names:
             return schema
 
     def namespace(self, schema: Any, namespace: str) -> str:
-        """Return the namespace that applies to the names inside a type."""
+        """Return the namespace to which names inside a type belong, unless they contain one."""
         if isinstance(schema, dict) and "name" in schema:
             return full_name(schema, namespace).rpartition(".")[0]
         return namespace
@@ -140,8 +140,8 @@ class _Resolution:
     ) -> Iterator[Obstacle]:
         """Yield the reasons why no branch of the reader's union matches the writer.
 
-        If one branch has the writer's kind (for example, both are records), these are the obstacles inside the branch,
-        because they say more. Otherwise it is `obstacle`, the reason for the whole union.
+        If a branch has the same kind as the writer (for example, both are records), these are the reasons inside this
+        branch, because they are more specific. Otherwise `obstacle` is yielded, the reason for the whole union.
         """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])
@@ -185,7 +185,7 @@ class _Resolution:
 
 
 def _text(schema: Any) -> str:
-    """Describe a type in a few words."""
+    """Describe a type in a few words, for messages."""
     if isinstance(schema, list):
         return " or ".join(_text(branch) for branch in schema)
     if isinstance(schema, str):

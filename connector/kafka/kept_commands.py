@@ -1,4 +1,4 @@
-"""Commands that wait until their tenant is read. They are stored in the record of the shard.
+"""Commands for tenants that are not read yet. They are stored in the record of the shard.
 
 A command can arrive too early: during a rolling deployment, the owner of the shard may not know a new tenant yet.
 """
@@ -22,7 +22,7 @@ def parse(kept: Kept) -> list[TenantCommand]:
 
 
 def pack(commands: Iterable[TenantCommand]) -> Kept:
-    """Encode commands for the record of the shard. If they exceed `MAX_BYTES`, the oldest are left out."""
+    """Encode commands for the record of the shard. If they exceed `MAX_BYTES`, the oldest are dropped."""
     kept: list[str] = []
     size = 0
     for one in reversed(list(commands)):

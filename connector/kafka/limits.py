@@ -1,7 +1,7 @@
 """Maximum length of records and batches. It follows from the topics' `max.message.bytes` and the producer's own limits.
 
-A broker compares its limit with a whole batch. The producer's batch size is therefore the smallest limit of all topics
-that it writes to.
+A broker applies the limit of a topic to a whole batch. The producer's batch size is therefore the smallest limit of all
+topics that it writes to.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,9 +52,9 @@ class LengthRefusedError(ShardRestartError):
 
 
 class Limits:
-    """Length limits of topics, as far as they are known, in bytes.
+    """Length limits of topics for records and batches, in bytes, as far as they are known.
 
-    Threads may share it, because each update replaces a whole mapping.
+    Threads may share a Limits object, because each update replaces a whole mapping.
     """
 
     def __init__(self, owner: Mapping[str, Any] | None = None) -> None:
@@ -67,7 +67,7 @@ class Limits:
         "Limits that are assumed because a topic refused a record. They are lower than the known limits."
 
     def learn(self, settings: Mapping[str, Mapping[str, str | None]]) -> None:
-        """Store the length limits from `settings`, which holds the settings by topic."""
+        """Store the length limits of topics. `settings` holds the settings of each topic, by its name."""
         reported = {name: int(limit) for name, of in settings.items() if (limit := of.get(LIMIT))}
         changed = {name for name, limit in reported.items() if self._known.get(name) != limit}
         self._guessed = {name: guess for name, guess in self._guessed.items() if name not in changed}
@@ -78,7 +78,7 @@ class Limits:
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the maximum size of a batch for a topic, in bytes. If it is not known, assume a producer's default."""
+        """Return the maximum size of a batch for a topic, in bytes. If it is not known, return a producer's default."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))
@@ -94,7 +94,7 @@ class Limits:
         }
 
     def too_long(self, records: "Iterable[Outgoing]") -> TooLong | None:
-        """Return the longest of the records that are too long for their topics; None if there is none."""
+        """Return the longest record that is too long for its topic; None if there is none."""
         found: TooLong | None = None
         for record in records:
             needed = size(record) + MOST_OVERHEAD
@@ -103,11 +103,11 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Halve the limit that is assumed for a topic, because the topic has refused a record within this limit."""
+        """Record that a topic has refused a record that its known limit allows: assume half the limit from now on."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:
-        """Discard the assumed limit of a topic, so that the limit that brokers report applies again."""
+        """Stop assuming a lower limit for a topic than the one that brokers report."""
         self._guessed = {name: guess for name, guess in self._guessed.items() if name != topic}
 
     def producer(self) -> dict[str, int]:
@@ -130,7 +130,7 @@ def raise_command(topic: str, needed: int = 0) -> str:
 
 
 def refusing_topics(error: BaseException | None) -> list[str]:
-    """Return the topics that refused a record as too long, according to an error or one of its causes."""
+    """Return the topics that refused a record because of its length, as stated by an error or one of its causes."""
     if isinstance(error, LengthRefusedError):
         return error.topics
     checked: list[BaseException] = []

@@ -43,9 +43,9 @@ class Entry(NamedTuple):
 
 
 class NewRecords(NamedTuple):
-    """Records that `follow` yields in one step.
+    """Records that `follow` yields at once.
 
-    `at_end` is True if the end of every partition has been reached at least once.
+    `at_end` is True if `follow` has reached the end of every partition at least once.
     """
 
     records: list[Message]
@@ -90,21 +90,20 @@ class LogReader:
     ) -> Generator[list[Message]]:
         """Read each partition from its offset in `starts` to its end, and yield the records.
 
-        If `ends` has an offset for a partition, reading stops before this offset.
+        If `ends` contains an offset for a partition, the reading stops before this offset.
 
-        An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s`
-        is the number of seconds to wait for the end of such a transaction. If it stays open for longer, the reading of
-        its partition ends, and the partition is listed in `undecided`. By default there is no wait: reading ends at the
-        last stable offset.
+        An open transaction may hide the newest records of a partition. `decided_within_s` is the number of seconds to
+        wait for the end of such a transaction. If it stays open for longer, the reading of its partition ends, and
+        `undecided` contains the partition. By default the reading does not wait: it ends at the last stable offset.
 
         `progress` is called at least every 0.05 s. It can stop the reading by raising an exception.
 
-        `unreadable` receives the partitions for which a right is missing, with the remedy. If it is not given,
+        `unreadable` receives each partition for which a right is missing, with the remedy. Without `unreadable`,
         ForbiddenError is raised.
 
-        librdkafka does not report that a partition does not exist: in this case BrokersUnavailableError is raised after
-        `SILENCE_S` seconds. If a partition is deleted during the reading, an error is raised; with `unreadable`, the
-        partition counts as read.
+        If a partition does not exist, BrokersUnavailableError is raised after `SILENCE_S` seconds, because librdkafka
+        does not report the reason. If a partition is deleted during the reading, an error is raised. With `unreadable`,
+        such a partition counts as read.
         """
         limits = ends or {}
         self.next, self.undecided = dict(starts), {}
@@ -144,7 +143,7 @@ class LogReader:
             self._unassign()
 
     def left(self) -> int:
-        """Return how many offsets are left to read. Offsets whose records were compacted away are included."""
+        """Return how many offsets are left to read. Records at some of these offsets may have been compacted away."""
         positions = self._consumer.position([TopicPartition(*place) for place in self._unread])
         return sum(max(0, self._high((at.topic, at.partition)) - max(0, at.offset)) for at in positions)
 
@@ -167,9 +166,9 @@ class LogReader:
         return found
 
     def offsets_at(self, places: Iterable[Place], epoch_ms: int) -> dict[Place, int]:
-        """Return, for each partition, the first offset with a timestamp at or after `epoch_ms`.
+        """Return, for each partition, the offset of the first record with a timestamp at or after `epoch_ms`.
 
-        The offset is negative if there is none.
+        The offset is negative if there is no such record.
         """
         asked = [TopicPartition(*place, epoch_ms) for place in places]
         try:
@@ -206,10 +205,10 @@ class LogReader:
         decided_within_s: float,
         unreadable: dict[Place, str] | None,
     ) -> bool:
-        """Return True for a record that must be yielded, and False for any other message.
+        """Return whether a message is a record that must be yielded. Records from the offset in `limits` on are not.
 
-        Records at or after the offset in `limits` are not yielded. Reading of the partition stops if the message is the
-        last record before this offset, the end of the partition, or an error that concerns only this partition.
+        The reading of a partition stops at the last record before this offset, at the end of the partition, and at an
+        error that concerns only this partition.
         """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:
@@ -235,10 +234,10 @@ class LogReader:
         return offset < limit
 
     def _is_record(self, message: Message) -> bool:
-        """Return True for a record, and advance the next offset of its partition.
+        """Return whether a message is a record. For a record, the next offset of its partition advances.
 
-        Return False for the end of a partition and for an error that retrying can fix. Raises ForbiddenError if a right
-        is missing, and FatalError for any other error.
+        Other messages are the end of a partition, and errors. Raises ForbiddenError if a right is missing, and
+        FatalError for an error that neither retrying nor a right can fix.
         """
         at, error = place_of(message), message.error()
         if error is None:
@@ -259,7 +258,7 @@ class LogReader:
         self._unread -= {at for at, since in self.undecided.items() if now - since > decided_within_s}
 
     def _high(self, at: Place) -> int:
-        """Return the high watermark of the last fetch. Unlike the last stable offset, it includes open transactions."""
+        """Return the high watermark of a partition, as of the last fetch. Records of open transactions lie below it."""
         _, end = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
         return end
 
@@ -306,7 +305,7 @@ def apply(values: dict[bytes, bytes], record: Message) -> None:
 
 
 def from_beginning(places: Iterable[Place]) -> dict[Place, int]:
-    """Return, for each partition, the start offset that means its first record."""
+    """Return start offsets with which `read_to_end` reads the given partitions from their first record."""
     return dict.fromkeys(places, OFFSET_BEGINNING)
 
 

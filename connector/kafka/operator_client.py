@@ -29,7 +29,7 @@ _PAUSE_S = 0.1
 
 
 class ShardView(NamedTuple):
-    """Committed state of a shard, together with the commands that are not applied yet, oldest first."""
+    """Committed state of a shard, and the commands that no worker has applied yet, oldest first."""
 
     restored: Restored
     waiting: list[TenantCommand]
@@ -78,7 +78,7 @@ class OperatorClient:
         return control.partition_of(tenant, self._kafka.shards)
 
     def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
-        """Read the state and the waiting commands of the given shards.
+        """Read the committed state and the waiting commands of the given shards.
 
         Raises FatalError if the state belongs to another topic or cluster, or was written by a newer version.
         """
@@ -210,7 +210,7 @@ def _next(restored: Restored) -> int:
 
 
 def _kept(restored: Restored) -> list[TenantCommand]:
-    """Return the commands that are stored in the shard's record because they wait until their tenant is read."""
+    """Return the commands in the shard's record. They wait until their tenant is read."""
     return kept_commands.parse(restored.shard.kept) if restored.shard else []
 
 

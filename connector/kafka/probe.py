@@ -1,13 +1,13 @@
 """Check whether brokers would refuse anything that a worker needs, before a worker is started.
 
-1. The check commits no record and no offset, creates no topic, and joins no group. It uses only the transactional id
-   `{app}-check`. Some brokers have only a part of the transaction API. Therefore, if the internal topics exist, the
-   check writes a tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction, and aborts
-   the transaction at once. A shard that is being restored from this partition waits some milliseconds for the abort. If
-   the consumer group does not exist, the offset creates it without members. Brokers delete such a group later.
-2. With at-least-once delivery, the check uses no transaction. If the internal topics exist, it writes a tombstone to
+1. The check commits nothing, creates no topic and joins no group. Its transactional id is `{app}-check`.
+2. Some brokers support only a part of the transaction API. Therefore, if the internal topics exist, the check writes a
+   tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction. Then it aborts the
+   transaction. A shard that reads this partition at this moment waits some milliseconds longer.
+3. If the consumer group does not exist, this offset creates a group without members, which brokers delete later.
+4. With at-least-once delivery, the check uses no transaction. If the internal topics exist, it writes a tombstone to
    partition 0 of both, as each start of a shard does. The key of the tombstone is not a key of the state.
-3. For everything else, the check asks the brokers which operations they allow. If a broker does not report them, the
+5. For everything else, the check asks the brokers which operations they allow. If a broker does not report them, the
    check passes.
 
 All functions block, for seconds at most.
@@ -50,10 +50,10 @@ class TopicFindings(NamedTuple):
 
 
 class Probe:
-    """Check of the brokers in a configuration.
+    """Check of the brokers that the configuration names.
 
-    The constructor raises ConfigurationError if librdkafka refuses a setting. The methods raise
-    BrokersUnavailableError if no broker answers.
+    The constructor raises ConfigurationError if librdkafka refuses a setting. The methods raise BrokersUnavailableError
+    if no broker answers.
     """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
@@ -94,11 +94,11 @@ class Probe:
 
     @property
     def is_idempotent(self) -> bool:
-        """Return whether the brokers have idempotent producers. Before a call of `transactions`, return True."""
+        """Return whether brokers support idempotent producers. True until `transactions` finds out that they do not."""
         return self._clients.idempotence.is_used
 
     def transactions(self, found: Found) -> list[Problem]:
-        """Check whether a worker may use the consumer group, and transactions if it needs them. Return the problems."""
+        """Return the problems with the consumer group and, if a worker needs transactions, with transactions."""
         # This request comes first: brokers that never had a consumer group create their topic of offsets for it.
         of_group = [*self._group_problems()]
         is_exact = self._kafka.delivery == "exactly_once"
@@ -106,9 +106,9 @@ class Probe:
         return [*problems, *of_group]
 
     def _transaction_problems(self, found: Found) -> Iterable[Problem]:
-        """Write a tombstone and an offset in a transaction, and abort it. Yield the first problem that occurs.
+        """Check that brokers accept a transaction with a tombstone and an offset, which is then aborted.
 
-        If the internal topics do not exist, the transaction is empty.
+        Yield the first problem. If the internal topics do not exist, the transaction is empty.
         """
         name = f"{self._kafka.app}-check"
         failed = "cannot be initialised"
@@ -133,9 +133,9 @@ class Probe:
             yield Problem(f"transactions of {name} {failed}: {cause.str()}", todo)
 
     def _writing_problems(self, found: Found) -> Iterable[Problem]:
-        """Open and close the publisher of shard 0 for at-least-once delivery. Yield the problem if that fails.
+        """Check that brokers accept records without transactions. Yield the problem if they do not.
 
-        If the internal topics do not exist, nothing is tested.
+        The check opens and closes the publisher of shard 0. If the internal topics do not exist, nothing is checked.
         """
         if not found.partitions.keys() >= set(self._internal):
             return
@@ -164,7 +164,7 @@ class Probe:
             raise KafkaException(error)
 
     def _send_offset(self, producer: Producer) -> None:
-        """Send an offset in the transaction, for a partition that the consumer group does not read."""
+        """Send an offset to the transaction. The consumer group does not read the partition of this offset."""
         consumer = Consumer(self._clients.reader())
         try:
             metadata = consumer.consumer_group_metadata()

@@ -87,15 +87,15 @@ class TransactionContents(ABC):
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
-        """Return the rows and dead letters by tag.
+        """Return the rows and dead letters, grouped by tags that the caller chooses.
 
-        The caller chooses the tags, to find the offsets of its records. All records of a tag go to one topic.
+        All records of a tag go to one topic. The caller finds the offsets of its records by the tag.
         """
 
     def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
-        """Return the previous checkpoints, updated with the offsets of the batch's rows.
+        """Return the previous checkpoints with the offsets of the rows of this batch.
 
-        Only a publisher without transactions writes them.
+        Only a publisher without transactions writes them, between the rows and the final records.
         """
         return ()
 
@@ -109,7 +109,7 @@ class TransactionContents(ABC):
 
 
 class Undelivered(NamedTuple):
-    """Record that no broker has acknowledged: the error, and the topic of the record."""
+    """Record that no broker has acknowledged: its error and its topic."""
 
     error: KafkaError
     topic: str
@@ -154,20 +154,20 @@ class Publisher(ABC):
         context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort the transactions that this shard has left open in any partition. Return these partitions.
+        """Abort the transactions that this shard has left open. Return the partitions in which one was open.
 
-        `read` are the contents of the internal topics, and `row_topics` the topics of the tenants. Raises
-        ShardRestartError if this fails, and HandedOverError if the shard must be released.
+        `read` holds the contents of the internal topics. `row_topics` holds the topics of the tenants. Raises
+        ShardRestartError if an abort fails, and HandedOverError if the shard must be released.
         """
 
     @abstractmethod
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records that committed transactions have lost. Return how many records were written.
+        """Write again the records of committed transactions that brokers have lost. Return their number.
 
-        `read` are the contents of the internal topics after `end_open`, and `ended` are the partitions that `end_open`
-        has returned. Raises ShardRestartError if this fails, and HandedOverError if the shard must be released.
+        `read` holds the contents of the internal topics after `end_open`. `ended` is the result of `end_open`. Raises
+        ShardRestartError if the write fails, and HandedOverError if the shard must be released.
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
@@ -175,7 +175,7 @@ class Publisher(ABC):
 
         A function of librdkafka may never return. After `LONGEST_CALL_S` seconds without progress, the thread is
         abandoned and ShardRestartError is raised. If the caller is cancelled a second time, the thread is abandoned at
-        once. If the abandoned thread still sends a request, the next producer with the transactional id fences it.
+        once. An abandoned thread may still send a request. The next producer with the same transactional id fences it.
         """
         if self._is_abandoned:
             raise ShardRestartError(f"an earlier call of the producer of {self._name} has not returned yet")
@@ -205,7 +205,7 @@ class Publisher(ABC):
 
     @property
     def is_within_bounds(self) -> bool:
-        """Return whether a request to the producer is in progress and its time limit is not exceeded."""
+        """Return whether a request to the producer is running and has not exceeded its time limit."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
 
@@ -215,7 +215,7 @@ class Publisher(ABC):
         return self._written
 
     def touch(self) -> None:
-        """Record that a long request to the producer makes progress, so that its time limit starts again."""
+        """Record that the current request to the producer makes progress. Its time limit then starts again."""
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
@@ -225,7 +225,7 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produce records and wait until all are acknowledged. Raise KafkaException if one is not.
+        """Write records and wait until all are acknowledged. Raises KafkaException if a record is not.
 
         The arguments of the exception are the error and the topics of the failed records.
         """
@@ -235,7 +235,7 @@ class Publisher(ABC):
         self._write_tagged(by_topic)
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
-        """Produce records as `_write` does, and return their offsets by tag.
+        """Write records and wait, as `_write` does. Return the offsets of the records, by tag.
 
         All records of a tag must go to one topic.
         """
@@ -287,16 +287,13 @@ class Publisher(ABC):
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Mark the error of a request as handled, so that asyncio does not log it.
-
-    This is needed if the caller of the request was cancelled or no longer waits.
-    """
+    """Prevent asyncio from logging the error of a request whose caller was cancelled or no longer waits."""
     if not future.cancelled():
         future.exception()
 
 
 def _position_of(thread_name: str) -> str:
-    """Return the function and line that a thread is executing, for messages; empty if there is no such thread.
+    """Return which function and line a thread is executing, as text for messages; empty if there is no such thread.
 
     The thread is the newest one whose name begins with `thread_name`.
     """
@@ -309,8 +306,8 @@ def _position_of(thread_name: str) -> str:
 def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
     """Call a function. If it raises an error, remove the local variables from the error's traceback.
 
-    The error becomes part of a reference cycle in a TaskGroup. Until the next full garbage collection, these variables
-    would keep the dropped producer alive, with all its threads and connections.
+    Otherwise these variables would keep a dropped producer alive, with its threads and connections: a TaskGroup holds
+    the error in a reference cycle until the next full garbage collection.
     """
     try:
         return function(*arguments)
@@ -321,7 +318,7 @@ def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and the errors that caused it, each of them once."""
+    """Return an error followed by the errors that caused it, without duplicates."""
     found: list[BaseException] = []
     related: BaseException | None = error
     while related is not None and related not in found:

@@ -1,4 +1,4 @@
-"""Reader of the records of one topic in a range of time. It uses `read_committed` and joins no group."""
+"""Reader of the records of one topic in a range of time. It uses `read_committed` and joins no consumer group."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -55,9 +55,10 @@ class Records:
         return {number: at if (at := found[self._topic, number]) >= 0 else end for number, (_, end) in bounds.items()}
 
     def read(self, offsets: Offsets, ends: Mapping[int, int]) -> Iterator[list[Entry]]:
-        """Yield the records from `offsets` up to but not including `ends`, or up to an open transaction.
+        """Yield the records from the offsets in `offsets` up to but not including those in `ends`.
 
-        `offsets` is updated to the next offset of each partition, so that a later call can read the rest.
+        The reading ends earlier if an open transaction hides records. `offsets` is updated to the next offset of each
+        partition, so that a later call can read the rest.
         """
         starts = {(self._topic, number): at for number, at in offsets.items()}
         limits = {(self._topic, number): ends.get(number, 0) for number in offsets}
@@ -71,8 +72,8 @@ def row_decoder(
 ) -> Callable[[bytes], dict[str, Any]]:
     """Return a function that decodes a value of the row topic. Timestamps become epoch milliseconds.
 
-    The function raises ValueError for a value that is not a row. `schema_of` returns the registry's schema with the
-    given id. Without it, values in Confluent wire format cannot be read.
+    The function raises ValueError for a value that is not a row. `schema_of` looks up a schema in the registry by its
+    id. Without it, values in Confluent wire format cannot be decoded.
     """
     schema = avro.load(avro.ROW)
     header = avro.single_object_header(schema)

@@ -1,6 +1,6 @@
 """Detection of topics that were deleted and created again.
 
-The offsets that checkpoints contain for the earlier topic are not valid any more.
+Checkpoints contain offsets of the deleted topic. These offsets are not valid for the new one.
 """
 
 from collections.abc import Collection, Iterable
@@ -73,9 +73,9 @@ def _result(future: "Future[Any]") -> str:
 
 
 def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """Return the row topics that end before an offset in a checkpoint. They were deleted and created again.
+    """Return the row topics that were deleted and created again: those that end before an offset in a checkpoint.
 
-    Checkpoints that contain the id of their topic are ignored, because the id shows this more reliably. Blocks.
+    Checkpoints that contain the id of their topic are ignored, because the id shows the same more reliably. Blocks.
     """
     furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:
@@ -88,10 +88,10 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
 
 
 def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
-    """Return the next offset to read in a partition: `known`, or 0 if the topic was created again.
+    """Return the next offset to read in a partition: that of `known`, or 0 if the topic was deleted and created again.
 
-    If brokers report no id for the topic, it counts as created again only if the partition ends before the known
-    offset. Blocks for seconds.
+    The ids of the topic show this. If brokers report no id, the topic counts as created again if the partition ends
+    before the known offset. Blocks for seconds.
     """
     admin = AdminClient(clients.admin())
     try:

@@ -17,10 +17,7 @@ _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """Contents of one partition of each of several topics, as a `read_committed` reader finds them.
-
-    The partitions have the same number.
-    """
+    """Contents of the partitions with the same number in several topics, as a `read_committed` reader sees them."""
 
     values: dict[str, dict[bytes, bytes]]
     "By topic: the newest value of each key."
@@ -51,9 +48,9 @@ def read_partition(
 ) -> PartitionContents:
     """Read partition `partition` of several topics to its end.
 
-    An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s` is
-    the number of seconds to wait until the transaction ends. If it stays open for longer, `undecided` contains the
-    topic. By default there is no wait: reading ends at the last stable offset.
+    An open transaction may hide the newest records. `decided_within_s` is the number of seconds to wait until the
+    transaction ends. If it stays open for longer, `undecided` contains the topic. By default the reading does not wait:
+    it ends at the last stable offset.
 
     Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon
     after `is_stopped` returns True.
@@ -76,10 +73,7 @@ def read_partition(
 
 
 class _Progress:
-    """Progress of the restoration of a shard.
-
-    It logs the progress every few seconds, and ends the reading if the shard must be released.
-    """
+    """Log of the progress of a restoration. It also stops the reading if the shard must be released."""
 
     def __init__(self, reader: LogReader, shard: int, is_stopped: Callable[[], bool]) -> None:
         self.records = 0
@@ -89,7 +83,7 @@ class _Progress:
         self._logged_at = time.monotonic()
 
     def check(self) -> None:
-        """Log the progress, at most every few seconds. Raises HandedOverError if the shard must be released."""
+        """Log the progress every few seconds. Raises HandedOverError if the shard must be released."""
         if self._is_stopped():
             raise HandedOverError
         if time.monotonic() - self._logged_at > _LOG_EVERY_S:
@@ -98,9 +92,9 @@ class _Progress:
 
 
 def trim_heap() -> None:
-    """Return free memory of the process to the system, after a restoration.
+    """Give free memory of the process back to the operating system, after a restoration.
 
-    Otherwise glibc keeps it, and the process would occupy twice the memory that it needs.
+    Otherwise glibc keeps the memory, and the process would occupy twice the memory that it needs.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -17,16 +17,16 @@ UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED
 def grant(operations: Sequence[str], resource: str) -> str:
     """Return the command that grants operations to the connector's user.
 
-    `resource` is the part of the command that selects the topic or group: options of kafka-acls.sh.
+    `resource` holds the options of kafka-acls.sh that select the topic or group.
     """
     wanted = " ".join(f"--operation {operation}" for operation in operations)
     return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
 
 
 def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
-    """Return the remedy for a request that brokers refused; None if none is known.
+    """Return the remedy for a request that brokers refused; None if no remedy is known.
 
-    `topics` are the topics in the request.
+    `topics` are the topics that the request names.
     """
     match error.code():
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:

@@ -25,7 +25,7 @@ class RowEnds:
         self.of = cache(self._look_up)
 
     def _look_up(self, topic: str) -> RowEnd:
-        """Return the end of a topic. The end has no offsets if the topic does not exist.
+        """Return the ends of the partitions of a topic. There are none if the topic does not exist.
 
         The high watermark is not used, because it also counts the markers of transactions, which consumers never see.
         """

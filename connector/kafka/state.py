@@ -35,7 +35,7 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """Record of a shard. Each transaction of the shard ends with such a record.
+    """Record of a shard in the state topic. It is the last record of each transaction of the shard.
 
     `control` is the offset of the next command to execute.
     """
@@ -156,7 +156,7 @@ class _Version(msgspec.Struct):
 
 
 class Restored(NamedTuple):
-    """State of a shard as read from the state topic. `shard` is None if the shard has no record."""
+    """State of a shard, as read from the state topic. `shard` is None if the shard has no record yet."""
 
     shard: ShardRecord | None
     checkpoints: dict[str, Checkpoint]
@@ -171,7 +171,7 @@ def shard_record(
     control_id: str = "",
     kept: tuple[str, ...] = (),
 ) -> Record:
-    """Encode the record of a shard. ShardRecord explains the arguments."""
+    """Encode the record of a shard. The fields of ShardRecord have the same names as the arguments."""
     record = ShardRecord(
         identity.app,
         identity.cluster,
@@ -330,7 +330,8 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    Older versions removed the coverage before the horizon. In their records, call time before the horizon is not a gap.
+    Older versions of the connector removed coverage that is older than the horizon. In their records, such call time is
+    not a gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)
@@ -341,9 +342,9 @@ def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: 
 
 
 def _missed(record: _SweepRecord) -> tuple[Window, ...]:
-    """Decode the windows that a sweep has missed.
+    """Decode the ranges of call time that a sweep has missed, because it could not read them in time.
 
-    If the record lists no windows, the sweep has missed everything from `through` to `position`.
+    If the record does not list them, the sweep has missed everything from `through` to `position`.
     """
     passed = [] if record.position is None else [(record.through, record.position)]
     return tuple(Window(_instant(start), _instant(end)) for start, end in record.missed or passed)

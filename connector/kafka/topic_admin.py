@@ -31,7 +31,7 @@ _PAUSE_S = 0.1
 
 
 class Found(NamedTuple):
-    """Id of the cluster, its brokers, and the number of partitions of each existing topic."""
+    """Topics and brokers of a cluster: its id, the number of partitions of each existing topic, and the brokers."""
 
     cluster: str
     partitions: Mapping[str, int]
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """Expected outcome of creating topics: problems, and a text about settings that the brokers would refuse."""
+    """Expected result of creating topics: problems, and the settings that brokers would refuse, as text."""
 
     problems: list[Problem]
     left_out: str
@@ -78,7 +78,7 @@ class TopicAdmin:
     def _unavailable(self, error: KafkaError) -> BrokersUnavailableError:
         """Return an error that explains why no broker answered.
 
-        It contains the errors of single connections, which explain more than the time-out of the request.
+        It is made from the errors of single connections, because the error of the request only states a time-out.
         """
         self._client.poll(0)
         for problem in reversed(self._connection_errors):
@@ -98,7 +98,7 @@ class TopicAdmin:
         return BrokersUnavailableError(transport[-1].str() if transport else error.str())
 
     def unanswered(self, error: KafkaError) -> BrokersUnavailableError:
-        """Return an error that explains why a request failed although a broker has answered another request before.
+        """Return an error that explains why a request was not answered, although an earlier one was.
 
         The usual reason is an advertised address that cannot be reached.
         """
@@ -132,7 +132,7 @@ class TopicAdmin:
         return problems
 
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> Foreseen:
-        """Return the expected outcome of creating topics that do not exist, without creating them.
+        """Return what would happen if the given topics were created. Nothing is created.
 
         Raises KafkaException if a request fails.
         """
@@ -179,22 +179,22 @@ class TopicAdmin:
         return result
 
     def read_limits(self, names: Sequence[str]) -> None:
-        """Read the maximum record length of topics again. Raises BrokersUnavailableError if no broker answers."""
+        """Read the length limits of topics for records again. Raises BrokersUnavailableError if no broker answers."""
         try:
             self.settings((), names)
         except KafkaException as error:
             raise BrokersUnavailableError(error.args[0].str()) from error
 
     def warn_of_limits(self, names: Sequence[str]) -> None:
-        """Log a warning for each topic that accepts only shorter records than a producer sends by default."""
+        """Log a warning for each topic whose length limit for records is lower than the default of a producer."""
         for topic, limit in self._limits.low(names).items():
             _logger.warning("topic_record_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Log a warning for each setting of a row topic that is unsafe for records with event time.
 
-        `reaches` maps each topic to the greatest age of a call that is read. If no broker answers, raise
-        BrokersUnavailableError.
+        `reaches` maps each topic to the greatest age of a call that is read. Raises BrokersUnavailableError if no
+        broker answers.
         """
         try:
             settings = self.settings(list(reaches))
@@ -278,9 +278,9 @@ class TopicAdmin:
             time.sleep(_PAUSE_S)
 
     def _ask_for(self, topics: Sequence[Topic]) -> None:
-        """Check for each topic that the brokers report whether it exists.
+        """Check that brokers report, for each topic, whether it exists.
 
-        Raises ForbiddenError if they do not, because the connector's user lacks the right to describe the topic.
+        Raises ForbiddenError if they do not, because the connector's user may not describe the topic.
         """
         for topic in topics:
             error = self._client.list_topics(topic.name, timeout=_TIMEOUT_S).topics[topic.name].error
@@ -292,7 +292,7 @@ class TopicAdmin:
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
-        """Return the problems of existing topics that would break the guarantee.
+        """Return the problems of existing topics that would break the guarantee of exactly-once publishing.
 
         Raises KafkaException if a request fails.
         """

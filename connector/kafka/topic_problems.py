@@ -39,9 +39,9 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
 
 
 def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
-    """Return a problem for each compacted topic whose rows would replace each other because `rows.key` is not unique.
+    """Return a problem for each compacted topic in which rows would replace each other.
 
-    `topics` are pairs of a topic and its cleanup.policy.
+    This happens if `rows.key` is not unique. `topics` are pairs of a topic and its cleanup.policy.
     """
     return [
         (
@@ -60,7 +60,7 @@ def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, 
 def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, str]]) -> list[tuple[Topic, Problem]]:
     """Return the problem of each internal topic that has a wrong cleanup.policy.
 
-    `settings` holds the settings by topic.
+    `settings` holds the settings of each topic, by its name.
     """
     problems = []
     for topic in topics:
@@ -74,7 +74,7 @@ def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, 
 
 
 def absent(topic: Topic) -> Problem:
-    """Return the problem of a topic that does not exist, if the connector is configured not to create topics."""
+    """Return the problem of a topic that does not exist, although the connector may not create topics."""
     wrong = f"topic {topic.name} does not exist, and kafka.create_topics is false"
     return Problem(wrong, f"create it with: {create_command(topic)}")
 
@@ -93,7 +93,7 @@ _COSTS = {
 
 
 def costs(left_out: Iterable[Sequence[str]]) -> str:
-    """Describe the consequences of settings that brokers refused. `left_out` holds these settings for each topic."""
+    """Describe the consequences of refused settings. `left_out` holds the refused settings of each topic."""
     names = (re.split("[= ]\\S*$", setting)[0] for settings in left_out for setting in settings)
     return "; ".join(dict.fromkeys(_COSTS[name] for name in names))
 

@@ -93,7 +93,7 @@ class Transactions(Publisher):
         context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort the transactions that this shard has left open in any partition. Return these partitions."""
+        """Abort the transactions that this shard has left open. Return the partitions in which one was open."""
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         places = hanging.open_places(inspection, row_topics, is_stopped)
         if places:

@@ -54,10 +54,10 @@ Activities = Callable[[str], Activity | None]
 
 
 class PageView(NamedTuple):
-    """Content of the page.
+    """Content of the page, as text.
 
-    `facts` are pairs of a name and a value that describe the worker. `full` is the number of tenants that are shown
-    with all details.
+    `facts` are pairs of a name and a value that describe the worker. The first `full` tenants are shown with all
+    details.
     """
 
     app: str
@@ -101,8 +101,8 @@ def render(
 ) -> str:
     """Return the page as HTML.
 
-    `status` is the JSON of /status, and `reasons` states why the worker is not ready. `as_of` is the current time as
-    text. With `still`, the page does not reload itself.
+    `status` is the JSON of /status. `reasons` states why the worker is not ready. `as_of` is the current time as text.
+    If `still` is true, the page does not reload itself.
     """
     tenants = sorted(status.get("tenants") or (), key=worst_first)
     full = len(tenants)
@@ -207,7 +207,7 @@ def _progress(job: Object) -> tuple[int | None, str]:
 
 
 def _instant(words: str) -> str | Markup:
-    """Return an HTML element if `words` is a timestamp of JSON, otherwise `words` itself."""
+    """Return `words` as an HTML element with a time if it is a JSON timestamp; otherwise return it unchanged."""
     parts = _INSTANT.fullmatch(words)
     return Markup('<time datetime="{}">{} {} UTC</time>').format(words, parts[1], parts[2]) if parts else words
 

@@ -53,18 +53,18 @@ _library_log.addFilter(_is_fault)
 
 
 class StatusSource(Protocol):
-    """Source of the state that the server shows. Each method runs in the event loop and should take milliseconds."""
+    """Source of the worker's state that the server shows. The methods run in the event loop, so they must be fast."""
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status, with times as RFC 3339 text. Other tasks may run while it is built."""
+        """Return the JSON of /status, with times as RFC 3339 text. Other tasks may run while the JSON is built."""
         ...
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Return whether the worker is ready, and the reasons if it is not."""
+        """Return whether the worker is ready. If it is not, the list contains the reasons."""
         ...
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether the loop of every shard makes progress, and one sentence per shard whose loop does not."""
+        """Return whether all shards make progress, and one sentence for each shard that does not."""
         ...
 
 

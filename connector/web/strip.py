@@ -1,6 +1,6 @@
 """Coverage of a tenant as a strip of cells. Each cell stands for the same length of call time.
 
-A cell shows the worst state of its call time, so that a single minute that was never read is visible in a strip of two
+A cell shows the worst state in its call time. So even one minute that was never read is visible in a strip of two
 weeks. Adjacent cells with the same state are merged.
 """
 
@@ -24,7 +24,7 @@ class CellRange(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Read and unread ranges of a tenant's call time, which begins at `start`."""
+    """Ranges of a tenant's call time that were read, and ranges that were not. The call time begins at `start`."""
 
     now: datetime
     start: datetime
@@ -35,7 +35,7 @@ class Pieces(NamedTuple):
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Derive the read and unread ranges of a tenant from its JSON objects TENANT and JOB.
+    """Return the read and unread ranges of a tenant, taken from its JSON object TENANT and its JOB objects.
 
     Return None if the tenant's state is not known.
     """
@@ -99,9 +99,9 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """Return how long ago the least recently read part of the last `length` of call time was read.
+    """Return the age of the oldest reading in the last `length` of call time; None if this call time was never read.
 
-    Return None if nothing of it was read.
+    Each part of call time counts with the time at which it was last read.
     """
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None

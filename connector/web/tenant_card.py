@@ -42,7 +42,7 @@ class Bar(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Coverage of the last day or the last two weeks as a picture. `label` describes it as a sentence."""
+    """Coverage of the last day or the last two weeks as a picture. `label` says the same in a sentence."""
 
     words: str
     start: str
@@ -87,7 +87,7 @@ class Gap(NamedTuple):
 
 
 def worst_first(tenant: Object) -> tuple[int, str]:
-    """Return the key by which tenants are sorted on the page: those that need attention come first."""
+    """Return a sort key that puts tenants that need attention first on the page."""
     order = list(STATES)
     state = tenant.get("state")
     return order.index(state) if state in order else 1, label(tenant).casefold()
@@ -99,10 +99,10 @@ def label(tenant: Object) -> str:
 
 
 def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, is_full: bool) -> TenantCard:
-    """Return the content that the page shows of a tenant.
+    """Return the content that the page shows for a tenant.
 
-    `jobs` are the tenant's waiting and running jobs. Unless `is_full` is true, details that need more than a line are
-    left out.
+    `jobs` are the tenant's waiting and running jobs. If `is_full` is false, only details that fit into one line are
+    included.
     """
     style, state = STATES.get(text(tenant, "state"), STATES["unknown"])
     known = strip.pieces(tenant, jobs)
@@ -136,7 +136,7 @@ def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, i
 def _unread(tenant: Object) -> str:
     """Return as text how much call time was not read yet.
 
-    The newest call time is always unread. If nothing else is unread, the text says so, because that is normal.
+    The newest call time is always unread, which is normal. If nothing else is unread, the text says so.
     """
     seconds = tenant.get("unread_seconds")
     if seconds is None:
@@ -199,7 +199,7 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
 
 
 def _sentence(found: list[strip.CellRange], cell: timedelta) -> str:
-    """Describe a strip as a sentence: each state with the length of its call time, rounded to whole cells."""
+    """Describe a strip as a sentence. For each state, it contains the length of call time, rounded to whole cells."""
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:
         lengths[strip.NAMES[kind]] += (last - first) * cell
@@ -229,5 +229,5 @@ def text(of: Object, key: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, which gets a plural ending unless the number is 1."""
+    """Return a number with its noun. The noun gets a plural ending unless the number is 1."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -72,7 +72,7 @@ class Proxy(NamedTuple):
             what = "does not accept the user name and password" if self.user else "requires a user name and password"
             todo = "with http://USER:PASSWORD@HOST:PORT, special characters percent-encoded"
             return f"the proxy {self.address} {what} (407); set them in {self.variable}, {todo}"
-        return f"the proxy {self.address} refuses to connect ({status}); allow this host and port in the proxy"
+        return f"the proxy {self.address} refuses the connection ({status}); allow this host and port in the proxy"
 
     def __repr__(self) -> str:
         return f"Proxy({self.variable}, {self.address})"

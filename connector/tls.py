@@ -96,7 +96,7 @@ _FLAWS = {
     23: ("was revoked", "replace it"),
     26: ("is not meant for servers", "replace it with one for server authentication"),
     62: ("is for another host name", "check the host, and that no proxy answers instead"),
-    64: ("is for another address", "use a host name that it is for"),
+    64: ("is for another address", "use a host name that the certificate contains"),
 }
 
 

@@ -297,7 +297,7 @@ class SignIn:
                 return await self._compute(function)
             except MissingAnswerError as missing:
                 if len(answers) == _MOST_ANSWERS:
-                    raise self._transient("requires too many requests") from None
+                    raise self._transient(f"needs more than {_MOST_ANSWERS} requests for one token") from None
                 request = missing.request
             except (PermanentError, TransientError):
                 raise

@@ -306,11 +306,13 @@ class Source:
         try:
             page = decode_page(body)
         except NotAPageError:
-            self._transient(exchange, "unreachable", "responds 200 with a body that is not a page")
+            self._transient(exchange, "unreachable", "responds 200 with a body that is not a page of call records")
         link = page.next_link
         if link is not None:
             if len(link) > MAX_LINK_CHARACTERS:
-                self._transient(exchange, "unreachable", f"returns a too long next link ({len(link)} characters)")
+                self._transient(
+                    exchange, "unreachable", f"returns a next link that is too long ({len(link)} characters)"
+                )
             if link in followed:
                 self._transient(exchange, "unreachable", "returns a next link that the page chain has followed before")
             if not self._is_trusted_link(link):
@@ -344,8 +346,8 @@ class Source:
         if status == _NOT_ACCEPTABLE:
             self.health.answered()
             self.budget.succeeded(exchange.slot)
-            self._failures.record(exchange, "finds the range too long")
-            raise RangeTooLongError(f"Graph rejects a range of {self._tenant.label} as too long ({exchange.outcome}).")
+            self._failures.record(exchange, "refuses the range of call time as too long")
+            raise RangeTooLongError(f"Graph refuses a range of {self._tenant.label} as too long ({exchange.outcome}).")
         if status == _FORBIDDEN:
             self._reject(
                 exchange,

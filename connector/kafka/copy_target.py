@@ -141,7 +141,9 @@ class CopyTarget:
                 found |= self._restored(reader, shard)
                 progress()
         if found != {tenant: digest for tenant, digest in indexes.items() if digest}:
-            raise FatalError("the deduplication index in the target differs from that of the source", _AGAIN)
+            raise FatalError(
+                f"the deduplication index of app {self._identity.app} differs from that of the source", _AGAIN
+            )
 
     def _restored(self, reader: LogReader, shard: int) -> dict[str, str]:
         """Read a shard of the target. Return the hash of the dedup index of each tenant.

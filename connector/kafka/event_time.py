@@ -67,7 +67,7 @@ def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timed
 
 def _readers(limit: timedelta, reach: timedelta, horizon: timedelta) -> str:
     if limit <= reach:
-        return f"sweeps and the first start read up to {_days(reach)} days back"
+        return f"sweeps and the first start of a tenant read up to {_days(reach)} days back"
     return f"a backfill may read up to {_days(horizon)} days back"
 
 

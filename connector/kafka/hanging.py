@@ -255,7 +255,7 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
     hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
     if hidden:
         raise ShardRestartError(
-            f"an open transaction of another producer hides records of this shard in {named(hidden)}: "
+            f"an open transaction of another producer hides records of shard {inspection.shard} in {named(hidden)}: "
             "wait until it ends, or end it with kafka-transactions.sh (find-hanging, then abort)"
         )
 
@@ -276,7 +276,9 @@ def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -
 
 
 def _unknown(unreadable: Mapping[Place, str]) -> str:
-    return f"it is unknown whether a transaction of this shard was committed: {next(iter(unreadable.values()))}"
+    return (
+        f"it is unknown whether a transaction in {named(unreadable)} was committed: {next(iter(unreadable.values()))}"
+    )
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]] | None:

@@ -48,7 +48,7 @@ class Idempotence:
                     "idempotence_unsupported",
                     reason="the brokers have no idempotent producers (they lack InitProducerId)",
                     effect="if a request must be repeated, its records can be written twice; their order is kept",
-                    remedy="none is needed; brokers that have idempotent producers avoid it, after a restart",
+                    remedy="none is needed; to avoid duplicates, use other brokers and restart the worker",
                 )
             self._is_used = False
         return True

@@ -154,7 +154,7 @@ class OperatorClient:
             raise FatalError(f"the command cannot be written to {self._explained(error.args[0])}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
             raise self._unavailable(
-                "the command was not acknowledged, but it may have been written: run connector jobs to find out"
+                "no broker has acknowledged the command, but it may have been written: run connector jobs to find out"
             )
         problem, offset = outcome[0]
         if problem is not None:

@@ -178,7 +178,7 @@ class Publisher(ABC):
         once. An abandoned thread may still send a request. The next producer with the same transactional id fences it.
         """
         if self._is_abandoned:
-            raise ShardRestartError(f"an earlier call of the producer of {self._name} has not returned yet")
+            raise ShardRestartError(f"the producer of {self._name} is still blocked in an earlier request")
         future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
         future.add_done_callback(_retrieve)
         self._busy_since = time.monotonic()
@@ -193,7 +193,7 @@ class Publisher(ABC):
         if self._is_abandoned:
             where = _position_of(self._thread_name)
             raise ShardRestartError(
-                f"a call of the producer of {self._name} did not return within {LONGEST_CALL_S:g} s; it is "
+                f"a request to the producer of {self._name} did not return within {LONGEST_CALL_S:g} s; it is "
                 f"blocked in {where}"
             )
         return future.result()

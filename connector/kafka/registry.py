@@ -154,7 +154,9 @@ class Registry:
         if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
-            raise self._unavailable(f"does not report compatibility ({status}); check schema_registry.url")
+            raise self._unavailable(
+                f"does not report whether schemas are compatible ({status}); check schema_registry.url"
+            )
         if not answer["is_compatible"]:
             for number in self._numbers(subject):
                 version = self._version(subject, str(number))
@@ -224,7 +226,7 @@ class Registry:
     def _id(self, answer: Mapping[str, Any]) -> int:
         schema_id = answer.get("id")
         if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id < 2**31:
-            raise self._unavailable("sends an answer without the id of a schema; check schema_registry.url")
+            raise self._unavailable("answers without the id of a schema; check schema_registry.url")
         return schema_id
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:

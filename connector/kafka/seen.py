@@ -219,8 +219,8 @@ def check_complete(topic: str, expected: Mapping[str, int], found: Collection[st
     for tenant, rows in expected.items():
         if rows and tenant not in found:
             raise FatalError(
-                f"topic {topic} has lost the deduplication index of tenant {tenant}: according to its checkpoint, the "
-                f"tenant has {rows} rows in the index, but the topic contains none, so they would be published again",
+                f"topic {topic} has lost the deduplication index of tenant {tenant}: it contains none of the "
+                f"{rows} rows that the tenant's checkpoint counts, so they would be published again",
                 f"restore topic {topic}, or set kafka.app and kafka.topic to new names to read everything again",
             )
 

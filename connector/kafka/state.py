@@ -272,8 +272,8 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         raise FatalError(
             f"the state in topic {identity.app}.state was written for Kafka cluster {shard.cluster}, but the brokers "
             f"are cluster {identity.cluster}",
-            "set kafka.bootstrap_servers back, or set kafka.app to a new name. In that case, run connector copy-state "
-            "with the old configuration as --from; without it, everything is read again",
+            "restore the previous kafka.bootstrap_servers, or set kafka.app to a new name. In that case, "
+            "run connector copy-state with the old configuration as --from; without it, everything is read again",
         )
     if shard.topic != identity.topic:
         raise FatalError(

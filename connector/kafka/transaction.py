@@ -117,7 +117,7 @@ class Transactions(Publisher):
         except KafkaException as error:
             self._drop()
             raise self._restart_error(
-                error, f"brokers have lost records of a transaction of {self._name}, which cannot be written again"
+                error, f"records of a transaction of {self._name} that brokers have lost cannot be written again"
             ) from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)

@@ -205,10 +205,12 @@ def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError
     if code == errno.EADDRINUSE:
         return FatalError(f"{where}: another process listens on this address; stop it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
-        return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
+        return ConfigurationError([f"{where}: the host name is not known; set an address of this machine ({mend})"])
     # asyncio of Python 3.13 logs the error of each address, and raises another error that has no errno.
     if code == errno.EADDRNOTAVAIL or (code is None and isinstance(error, OSError)):
-        return ConfigurationError([f"{where}: this machine does not have that address; set one that it has ({mend})"])
+        return ConfigurationError(
+            [f"{where}: this machine does not have that address; set one of its addresses ({mend})"]
+        )
     if code in {errno.EACCES, errno.EPERM}:
         return ConfigurationError([f"{where}: not permitted; set a port of 1024 or higher ({mend})"])
     return ConfigurationError([f"{where}: {error}; set another address ({mend})"])

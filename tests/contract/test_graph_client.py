@@ -665,7 +665,7 @@ async def test_unavailable_proxy_error_names_the_proxy_but_no_password(
     [
         ("", 407, "requires a user name and password \\(407\\); set them in HTTPS_PROXY"),
         ("me:hunter2@", 407, "does not accept the user name and password \\(407\\)"),
-        ("", 403, "refuses to connect \\(403\\); allow this host"),
+        ("", 403, "refuses the connection \\(403\\); allow this host"),
     ],
 )
 async def test_proxy_refusal_names_the_proxy_but_no_password(

@@ -70,9 +70,7 @@ def test_environment_does_not_override_the_source_configuration(tmp_path: Path) 
 
 def test_worker_refuses_state_of_an_incomplete_copy() -> None:
     for marker in (MARKER, msgspec.structs.replace(MARKER, complete=True)):
-        with pytest.raises(
-            FatalError, match="a copy of app app on cluster cluster-1 that is not complete: run connector"
-        ):
+        with pytest.raises(FatalError, match="an incomplete copy of app app on cluster cluster-1: run connector"):
             state.restore({KEY: marker.record.value or b""})
 
 

@@ -97,9 +97,9 @@ def _hidden(
 
 
 def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey | None:
-    """Return the key for pseudonyms, or None if there is no usable key. Report a key that is needed or cannot be used.
+    """Return the key for pseudonyms, or None if there is no usable key.
 
-    A key is needed only if a field is pseudonymized.
+    Report a key that cannot be used. Report a missing key if a field must be pseudonymized.
     """
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key

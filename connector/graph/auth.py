@@ -128,7 +128,7 @@ class SignIn:
         return (await self.held()).text
 
     async def held(self) -> Token:
-        """Return a valid access token together with its times. If there is none, wait until `token` would return one.
+        """Return a valid access token together with its times. If there is none yet, sign in first.
 
         Raises the errors of `token`.
         """

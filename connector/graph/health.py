@@ -58,7 +58,7 @@ class Health:
         self.up = True
 
     def answered(self, now: float = -math.inf) -> None:
-        """Record that Graph served a request. The tenant then no longer fails.
+        """Record that Graph served a request. This ends any failure of the tenant.
 
         `now` is the time of the response. Without it, rule 3 of this module ignores the response.
         """
@@ -87,7 +87,8 @@ class Health:
     def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
         """Record a transient error.
 
-        `begun` is the time at which the failed request began. The patience of `patience_s` seconds starts at this time.
+        `begun` is the time at which the failed request began. If the errors go on for `patience_s` seconds from this
+        time, the tenant fails.
         """
         self.up = False
         since = begun if self._transient is None else self._transient.since

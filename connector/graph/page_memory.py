@@ -60,7 +60,7 @@ class _Pool:
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve one unit of memory, and return the reservation. Return None if the limit would be exceeded.
 
-        After None, `freed` is called once, as soon as there is room.
+        If the result is None, `freed` is called once, as soon as there is room.
         """
         if not self._has_room():
             self._waiting.setdefault(freed)
@@ -113,15 +113,15 @@ class PageMemory:
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve memory for one page, and return the reservation. Return None if no memory is free.
 
-        After None, `freed` is called once, as soon as memory is free for this caller.
+        If the result is None, `freed` is called once, as soon as memory is free for this caller.
         """
         return self._all.reserve(freed)
 
     def reserve_chain(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve memory for a page chain whose pages all stay in memory until its last page was read.
 
-        Return the reservation, or None if no memory is free. After None, `freed` is called once, as soon as memory is
-        free.
+        Return the reservation, or None if no memory is free. If the result is None, `freed` is called once, as soon as
+        memory is free.
         """
         return self._chains.reserve(freed)
 

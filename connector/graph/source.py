@@ -3,11 +3,12 @@
 Rules:
 
 1. The next page of a chain is the one to which the `nextLink` of the current page leads. The link must lead to the
-   configured scheme, host and port. If it is a link that the chain has followed before, the current page counts as
-   failed and is requested again, because the rest of the chain would otherwise be lost.
-2. Transient errors are retried here, within the budget. If one page fails for `patience_s` seconds, not counting the
-   time that Graph asked to wait, the chain ends with TransientError and the range is scheduled again. With `attempts`,
-   the chain ends after that number of failures of one page, counting only failures that may depend on the range.
+   configured scheme, host and port. If the chain has followed the link before, the current page counts as failed and is
+   requested again. Otherwise the rest of the chain would be lost.
+2. Transient errors are retried here, within the budget. If one page fails for `patience_s` seconds, the chain ends with
+   TransientError, and the range is scheduled again. The time for which Graph asked to wait does not count. If
+   `attempts` is given, the chain also ends after this number of failures of one page. Only failures that may depend on
+   the range count.
 3. A permanent error, which needs operator action, ends the chain at once.
 4. A page is yielded only when it and its link are complete. No part of a response body is ever logged, except Graph's
    error code.
@@ -73,10 +74,10 @@ class NoEvents:
     """Receiver that ignores all events."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Do nothing."""
+        """Ignore the event."""
 
     def throttled(self, seconds: float) -> None:
-        """Do nothing."""
+        """Ignore the event."""
 
 
 class _UnauthorizedError(Exception):

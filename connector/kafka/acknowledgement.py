@@ -49,10 +49,10 @@ class Acknowledgements(Publisher):
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
     def open(self) -> None:
-        """Create the producer, and check that both internal topics can be written, with a probe record.
+        """Create the producer, and write a probe record to both internal topics.
 
-        Raises ShardRestartError if they cannot. The check prevents rows from being published that could not be
-        recorded.
+        Raises ShardRestartError if one of them cannot be written. Without this check, a restart could publish rows but
+        not store that they were published, so that the next restart would publish them again.
         """
         try:
             try:

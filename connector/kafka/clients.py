@@ -1,4 +1,7 @@
-"""Settings of librdkafka for each kind of client: `kafka.properties`, and the settings that the guarantee needs."""
+"""Settings of librdkafka for each kind of client.
+
+They contain `kafka.properties`. Settings that the exactly-once guarantee needs take precedence.
+"""
 
 import ssl
 from collections.abc import Callable, Mapping

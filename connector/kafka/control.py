@@ -1,6 +1,7 @@
-"""Commands on the control topic: JSON, keyed by the tenant, in the partition of the tenant's shard.
+"""Commands of operators on the control topic. They are JSON and keyed by the tenant.
 
-Any client with the right to write to the topic can write anything. A record that is not a valid command is ignored.
+A command is in the partition of the tenant's shard. Any client with the right to write to the topic can write anything.
+A record that is not a valid command is ignored.
 """
 
 import zlib

@@ -1,7 +1,7 @@
 """Creation of topics on brokers that refuse some settings, as brokers of managed clusters do.
 
-The broker's error message may not name the refused setting. So requests that the broker only validates try the settings
-one after the other. If the topic is still refused, it is created with its required settings only.
+The broker's error message may not name the refused setting. Therefore the settings are tried one after the other, in
+requests that the broker only validates. If the topic is still refused, it is created with its required settings only.
 """
 
 from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Danger(NamedTuple):
-    """Setting of a topic that may lose records with event time. `needed` is a value with which none is lost."""
+    """Setting of a topic that may lose records whose timestamp is the start of the call. `needed` is a safe value."""
 
     setting: str
     value: str
@@ -26,10 +26,10 @@ class Danger(NamedTuple):
 
 
 def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
-    """Return the settings of a topic that may lose records with event time, or give them a wrong timestamp.
+    """Return the settings of a topic that are unsafe if the timestamp of a record is the start of the call.
 
-    `reach` is how far back in call time the sweeps and the first start read. `horizon` is how far back a backfill may
-    read.
+    With these settings, brokers may delete or refuse records, or replace the timestamp. `reach` is how far back in call
+    time the sweeps and the first start read. `horizon` is how far back a backfill may read.
     """
     if settings.get("message.timestamp.type") == "LogAppendTime":
         reason = "the broker stamps records with its own time, not with the start of the call"

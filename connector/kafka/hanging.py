@@ -8,7 +8,7 @@ records of the hanging transaction: an abort marker hides them forever, even if 
 
 A shard recovers as ADR 9 says:
 
-1. It aborts its transactions that are still open. Readers have not seen any record that this removes.
+1. It aborts its transactions that are still open. No reader has seen the records that this removes.
 2. It finds out which transactions were committed. A transaction was committed if any of its records is visible in any
    partition. All other transactions were aborted.
 3. Records that a committed transaction has lost are still in the log. The shard writes them again in one transaction.
@@ -72,7 +72,7 @@ class Inspection(NamedTuple):
 
     @property
     def last(self) -> ShardRecord | None:
-        """Return the record of the shard that is the newest visible one in the state topic; None if there is none."""
+        """Return the newest visible record of the shard in the state topic; None if there is none."""
         return state.restore(self.read.values[self.names.state]).shard
 
     @property
@@ -180,11 +180,10 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
     ]
 
 
-def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
-    """Return the lost records that must be written again, by topic.
+def records_to_rewrite(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
+    """Return the lost records that must be written again, by topic. Lost progress records are not written again.
 
-    Progress records are left out, because the next commit publishes the progress again. To make it do so, `state_again`
-    changes the tenant's checkpoint.
+    Instead, `state_to_rewrite` changes the tenant's checkpoint, so that the next commit publishes the progress.
     """
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -196,10 +195,10 @@ def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[O
     return again
 
 
-def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
-    """Return the records of the state topic that must be written again, after the lost rows were written again.
+def state_to_rewrite(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
+    """Return the records of the state topic that must be written again, when the lost rows have been written again.
 
-    `written` holds the new offsets of the rows. The checkpoints are updated with these offsets.
+    `written` holds the new offsets of the rows. They replace the old offsets in the checkpoints.
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
@@ -223,7 +222,9 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
     return [Outgoing(inspection.names.state, key, value, inspection.shard) for key, value in values.items()]
 
 
-def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
+def shard_record_to_rewrite(
+    inspection: Inspection, lost: LostCommits, transaction: TransactionRecord
+) -> list[Outgoing]:
     """Return the record of the shard, as the last record of the transaction that restores lost records.
 
     `transaction` describes this transaction. The list is empty if the shard has no record yet.

@@ -103,11 +103,11 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Record that a topic has refused a record that its known limit allows: assume half the limit from now on."""
+        """Assume half the limit of a topic from now on, because the topic refused a record that the limit allows."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:
-        """Stop assuming a lower limit for a topic than the one that brokers report."""
+        """Use the limit that brokers report for a topic again, instead of a lower limit that was assumed."""
         self._guessed = {name: guess for name, guess in self._guessed.items() if name != topic}
 
     def producer(self) -> dict[str, int]:

@@ -164,7 +164,10 @@ class Probe:
             raise KafkaException(error)
 
     def _send_offset(self, producer: Producer) -> None:
-        """Send an offset to the transaction. The consumer group does not read the partition of this offset."""
+        """Send an offset to the transaction, to check that brokers accept it.
+
+        The offset belongs to a partition that the consumer group does not read.
+        """
         consumer = Consumer(self._clients.reader())
         try:
             metadata = consumer.consumer_group_metadata()

@@ -109,7 +109,7 @@ class TransactionContents(ABC):
 
 
 class Undelivered(NamedTuple):
-    """Record that no broker has acknowledged: its error and its topic."""
+    """Error and topic of a record that no broker has acknowledged."""
 
     error: KafkaError
     topic: str

@@ -17,7 +17,7 @@ _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """Contents of the partitions with the same number in several topics, as a `read_committed` reader sees them."""
+    """Contents of the same partition number in several topics, as a `read_committed` reader sees them."""
 
     values: dict[str, dict[bytes, bytes]]
     "By topic: the newest value of each key."

@@ -1,9 +1,9 @@
 """The `seen` topic, which stores the rows of the deduplication index.
 
-A key is `{tenant}/{width}/{bucket}/{number}`. A bucket contains the rows of all calls that started in `width` hours;
-buckets are numbered from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
+A key is `{tenant}/{width}/{bucket}/{number}`. A bucket contains the rows of all calls that started in `width` hours.
+Buckets are numbered from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
 
-A bucket has several records with ascending numbers. The last one is its tail, which is rewritten until it holds SEALED
+A bucket has several records with ascending numbers. Only the last record, the tail, is rewritten, until it holds SEALED
 entries. An id may occur in several records. The entry with its highest revision counts, so the order of the records
 does not matter.
 """
@@ -48,7 +48,7 @@ class _Tail(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Records to write in a commit, and the state of the log after this commit has succeeded.
+    """Records to write in a commit, and what the SeenLog must store after this commit has succeeded.
 
     `tails` maps each changed bucket to its new last record. None means that the bucket has no records any more.
     """
@@ -68,7 +68,7 @@ class SeenLog:
     def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
         """Return the records that store `entries`. `hours` holds the hour of each entry, counted since the epoch.
 
-        The SeenLog itself changes only with `apply`. `room` is the maximum size of a record in bytes, with key and
+        Call `apply` when these records are committed. `room` is the maximum size of a record in bytes, with key and
         value. A single entry is written even if it needs more.
 
         The buckets of a new tenant have the longest width. If many entries per hour are written at once, the width
@@ -125,7 +125,7 @@ class SeenLog:
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
     def apply(self, written: Written) -> None:
-        """Use the new last record of each bucket, after the commit of `written` has succeeded."""
+        """Store the new last record of each bucket, after the commit of `written` has succeeded."""
         for bucket, tail in written.tails.items():
             if tail is None:
                 self._tails.pop(bucket, None)

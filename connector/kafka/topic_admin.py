@@ -1,7 +1,7 @@
 """Administration of the connector's topics: it creates missing topics and checks existing ones.
 
-A topic is refused only if it would break the guarantee. If a broker does not report the settings of a topic, a warning
-is logged.
+A topic is refused only if it would break the exactly-once guarantee. If a broker does not report the settings of a
+topic, a warning is logged.
 """
 
 import time
@@ -191,7 +191,7 @@ class TopicAdmin:
             _logger.warning("topic_record_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
-        """Log a warning for each setting of a row topic that is unsafe for records with event time.
+        """Log a warning for each setting of a row topic that is unsafe if timestamps are the start of the call.
 
         `reaches` maps each topic to the greatest age of a call that is read. Raises BrokersUnavailableError if no
         broker answers.
@@ -292,7 +292,7 @@ class TopicAdmin:
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
-        """Return the problems of existing topics that would break the guarantee of exactly-once publishing.
+        """Return the problems of existing topics that would break the exactly-once guarantee.
 
         Raises KafkaException if a request fails.
         """

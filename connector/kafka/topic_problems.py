@@ -1,4 +1,4 @@
-"""Problems of topics that would break the guarantee or that prevent their creation, with remedies."""
+"""Problems of topics that would break the exactly-once guarantee, or prevent their creation, with remedies."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

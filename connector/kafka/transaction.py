@@ -244,7 +244,7 @@ class Transactions(Publisher):
     def _verify_abort(self) -> None:
         """Check that an abort is complete, and that it has not also removed records of an earlier commit.
 
-        Raises ShardRestartError if either is not certain.
+        Raises ShardRestartError if this is not certain.
         """
         # If an earlier, committed transaction hangs in a partition, the marker of this abort has aborted it as well.
         places = merge(*(places for _, places in self._unproven))
@@ -284,17 +284,17 @@ class _LostContents(TransactionContents):
         self._publisher = publisher
         self._inspection = inspection
         self._lost = lost
-        self._rows = hanging.records_again(inspection, lost)
+        self._rows = hanging.records_to_rewrite(inspection, lost)
 
     @property
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
         return self._rows
 
     def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
-        return hanging.state_again(self._inspection, self._lost, self._publisher.written)
+        return hanging.state_to_rewrite(self._inspection, self._lost, self._publisher.written)
 
     def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
-        return hanging.shard_again(self._inspection, self._lost, transaction)
+        return hanging.shard_record_to_rewrite(self._inspection, self._lost, transaction)
 
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001

@@ -124,8 +124,7 @@ def undecided(
 def lost(clients: Clients, places: Places) -> Lost:
     """Return the records in `places` that `read_committed` readers do not see, although the log still contains them.
 
-    Call this when no transaction is open before these records. Blocks. Raises ShardRestartError if brokers do not
-    answer.
+    Call this when no transaction is open at lower offsets. Blocks. Raises ShardRestartError if brokers do not answer.
     """
     # One marker decides about all open records of a producer in a partition. So if the last record is visible, all are.
     # Only partitions where the last record is hidden have to be read completely.

@@ -45,7 +45,7 @@ _JOB_STATES = {"waiting": "Waiting", "running": "Running", "done": "Done", "canc
 _OPEN = ("waiting", "running")
 _INSTANT = re.compile(r"([0-9-]{10})T([0-9:]{8})(?:\.[0-9]+)?Z")
 _HEIGHTS = {"recent": 0, "today": 0, "older": 0, "due": 5, "gap": 0}
-"Distance of a cell from the top of its strip, which is 10 high, by kind of cell. Kinds then differ not only in color."
+"Distance of a cell from the top of its strip, which is 10 high. With it, kinds of cells differ not only in color."
 _MOST_IN_FULL = 20
 REFRESH_S = 30
 

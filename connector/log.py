@@ -3,8 +3,8 @@
 1. Standard output is for results. Every record goes to standard error, also those of libraries and of `warnings`.
 2. As the last step, everything that looks like a token, a secret or a phone number is redacted, also in tracebacks.
 3. Tracebacks never show local variables, because those hold tokens and rows.
-4. Text from outside cannot start a new line or move the cursor, because JSON is ASCII, and the console format escapes
-   all characters that are not printable.
+4. Text from outside cannot start a new line or move the cursor. JSON is ASCII, and the console format escapes all
+   characters that are not printable.
 """
 
 import logging

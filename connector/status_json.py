@@ -177,8 +177,8 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
     """Return the members `unread_*` of TENANT, which describe the call time that was not read yet.
 
-    `unread_done` is the time at which all of it will probably have been read, at the speed of the last ten minutes. It
-    is null if `is_read` is false, which means that the tenant is not being read.
+    `unread_done` is the time at which all of it will probably have been read. It is estimated from the last ten
+    minutes. It is null if `is_read` is false, which means that the tenant is not being read.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())

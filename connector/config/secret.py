@@ -1,6 +1,6 @@
 """Secrets. Their values are only available through the method `get`, so that no message or log shows them by mistake.
 
-If a secret is in a file, `get` reads the file each time, so that a changed secret is used without a restart.
+If a secret is in a file, `get` reads the file each time. A changed secret is therefore used without a restart.
 """
 
 import codecs

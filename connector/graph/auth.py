@@ -8,9 +8,9 @@ only compute signatures and read secrets.
 
 Rules:
 
-1. At most one token request per tenant is in flight; all callers that need the token wait for the same request.
-2. A token is renewed in the last quarter of its lifetime while it is still valid, so that a short outage of sign-in has
-   no effect.
+1. At most one token request per tenant is in flight. All callers that need the token wait for the same request.
+2. A token is renewed in the last quarter of its lifetime. The old token is still valid then, so a short outage of
+   sign-in has no effect.
 3. After a failure the msal application is created again: msal caches errors in memory, and a changed secret needs a new
    instance in any case.
 4. The token of a managed identity is requested without a proxy. The module checks that the token belongs to the

@@ -147,7 +147,7 @@ class GraphClient:
             await asyncio.gather(asking, known, return_exceptions=True)
 
     def _compare_clocks(self, server_now: datetime | None) -> None:
-        """Pass the time of Graph to the clock, and log if the clock of this machine differs from it by more than 30 s.
+        """Set the clock to the time of Graph. Log if the clock of this machine differs from it by more than 30 s.
 
         The difference is logged once. It is logged again only if the clocks have agreed in the meantime.
         """

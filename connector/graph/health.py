@@ -3,10 +3,11 @@
 Rules:
 
 1. A permanent error, which needs operator action (sign_in, permission, rejected), makes the tenant fail at once.
-2. A transient error (throttled, unreachable) makes the tenant fail only if no request succeeded for `patience_s`
-   seconds after the first such error.
-3. A refusal with a 4xx status other than 401 may concern one range only. If Graph served a request less than a minute
-   before the first refusal, the tenant fails only after three refusals in a row over at least ten seconds.
+2. A transient error (throttled, unreachable) does not make the tenant fail at once. The tenant fails if no request
+   succeeds for `patience_s` seconds after the error.
+3. A refusal with a 4xx status other than 401 may concern one range only. The tenant therefore fails only after three
+   refusals in a row over at least ten seconds. This applies if Graph served a request less than a minute before the
+   first refusal. Otherwise the tenant fails at once.
 4. Only a request that Graph serves ends a failure. A token alone does not: the role may still be missing.
 """
 

@@ -137,8 +137,10 @@ class Transport:
         """Send one request and return its response, whatever its status. Redirects are not followed.
 
         `departure` makes the budget count the request when it is sent. `through_proxy` is False for an address that
-        only this machine can reach. Raises BrokenAnswerError if no complete response of at most `max_bytes` arrives
-        within the timeout, and ConfigurationError if a proxy variable cannot be used.
+        only this machine can reach. `max_bytes` is the maximum size of the response.
+
+        Raises BrokenAnswerError if the response is longer, or is not complete within the timeout. Raises
+        ConfigurationError if a proxy variable cannot be used.
         """
         if self._session is None:
             raise RuntimeError("the client is not open")

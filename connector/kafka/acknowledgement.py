@@ -51,8 +51,8 @@ class Acknowledgements(Publisher):
     def open(self) -> None:
         """Create the producer, and write a probe record to both internal topics.
 
-        Raises ShardRestartError if one of them cannot be written. Without this check, a restart could publish rows but
-        not store that they were published, so that the next restart would publish them again.
+        Raises ShardRestartError if one of them cannot be written. The check comes before any row is published: a row
+        whose publication cannot be stored would be published again at each restart.
         """
         try:
             try:
@@ -145,7 +145,7 @@ class Acknowledgements(Publisher):
         """Open a producer with the transactional id that exactly-once delivery uses for this shard.
 
         The publisher needs no transactions itself. But an earlier worker with exactly-once delivery may have left a
-        transaction open, and only a producer with this id can end it. Raises ShardRestartError with the remedy if the
+        transaction open. Only a producer with this id can end it. Raises ShardRestartError with the remedy if the
         producer cannot be opened or used.
         """
         transactions = Transactions(self._clients, self._transactional_id)

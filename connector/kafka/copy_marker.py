@@ -68,6 +68,6 @@ def incomplete(value: bytes) -> FatalError:
     `value` is the value of the marker's record.
     """
     return FatalError(
-        f"the state is an incomplete copy of {CopyMarker.parse(value).source}",
+        f"the state topic contains an incomplete copy of {CopyMarker.parse(value).source}",
         "run connector copy-state again with the same --from, and start the worker when it has succeeded",
     )

@@ -1,4 +1,4 @@
-"""Settings of a topic that are unsafe with event time, that is, if a record's timestamp is the start of the call.
+"""Settings of a topic that are unsafe if a record's timestamp is the start of the call (event time).
 
 The call may have started months ago. Kafka deletes records by their timestamp and not by the time at which they were
 written. Kafka also refuses timestamps that are too far from its clock.

@@ -140,8 +140,8 @@ class _Resolution:
     ) -> Iterator[Obstacle]:
         """Yield the reasons why no branch of the reader's union matches the writer.
 
-        If a branch has the same kind as the writer (for example, both are records), these are the reasons inside this
-        branch, because they are more specific. Otherwise `obstacle` is yielded, the reason for the whole union.
+        If a branch has the same kind as the writer (for example, both are records), the reasons inside this branch are
+        yielded. They are more specific. Otherwise `obstacle` is yielded, the reason for the whole union.
         """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])

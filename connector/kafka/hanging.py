@@ -93,8 +93,8 @@ def open_places(inspection: Inspection, row_topics: Collection[str], is_stopped:
 def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     """Return the partitions in which the shard may have left a transaction open.
 
-    These are the partitions of its tenants' topics, the partitions in which its transactions wrote records, and the
-    partitions of the internal topics.
+    These are all partitions of its tenants' topics, its partitions of the internal topics, and the partitions in which
+    its last transactions wrote.
     """
     restored = state.restore(inspection.read.values[inspection.names.state])
     known = {*row_topics, *(checkpoint.topic for checkpoint in restored.checkpoints.values())}

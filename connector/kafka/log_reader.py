@@ -207,8 +207,8 @@ class LogReader:
     ) -> bool:
         """Return whether a message is a record that must be yielded. Records from the offset in `limits` on are not.
 
-        The reading of a partition stops at the last record before this offset, at the end of the partition, and at an
-        error that concerns only this partition.
+        The reading of a partition stops at the last record before this offset, and at the end of the partition. It also
+        stops at an error that concerns only this partition.
         """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:

@@ -1,9 +1,9 @@
 """Check whether brokers would refuse anything that a worker needs, before a worker is started.
 
 1. The check commits nothing, creates no topic and joins no group. Its transactional id is `{app}-check`.
-2. Some brokers support only a part of the transaction API. Therefore, if the internal topics exist, the check writes a
-   tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction. Then it aborts the
-   transaction. A shard that reads this partition at this moment waits some milliseconds longer.
+2. Some brokers support only a part of the transaction API. Therefore the check begins a transaction, writes a tombstone
+   to partition 0 of `{app}.seen`, sends an offset of this partition, and aborts the transaction. It does so only if the
+   internal topics exist. A shard that reads this partition at this moment waits some milliseconds longer.
 3. If the consumer group does not exist, this offset creates a group without members, which brokers delete later.
 4. With at-least-once delivery, the check uses no transaction. If the internal topics exist, it writes a tombstone to
    partition 0 of both, as each start of a shard does. The key of the tombstone is not a key of the state.

@@ -332,9 +332,9 @@ def _delivery_recorder(
 ) -> Callable[[KafkaError | None, Message], None]:
     """Return a delivery callback that records the offsets of acknowledged records, and the failures of all others.
 
-    For each partition, `offsets` receives the offset after the last acknowledged record, and `ranges` receives all
-    acknowledged offsets as ranges (first, last). A new offset extends the last range or begins another one, because the
-    delivery reports of a partition arrive in the order of its offsets.
+    For each partition, `offsets` receives the offset after the last acknowledged record. `ranges` receives all
+    acknowledged offsets as ranges (first, last). The delivery reports of a partition arrive in the order of its
+    offsets, so a new offset extends the last range or begins another one.
     """
 
     def delivered(error: KafkaError | None, message: Message) -> None:

@@ -2,8 +2,8 @@
 
 1. It is used at the start and by `connector schema`, but never while rows are published. So if the registry is
    unavailable, a running worker continues.
-2. A schema is registered only if it and the newest version of its subject can read each other's records, whatever
-   compatibility level the registry has. The registry's own check must succeed as well.
+2. A schema is registered only if it and the newest version of its subject can read each other's records. This holds for
+   every compatibility level of the registry. The registry's own check must succeed as well.
 3. A problem that may be temporary (no answer, 401, 403, 5xx, no JSON) raises RegistryUnavailableError. Any other
    problem raises FatalError.
 
@@ -187,8 +187,8 @@ class Registry:
     def expect(self, subject: Subject) -> SchemaLookup:
         """Look up the schema of a subject without registering it.
 
-        Raises FatalError if the subject would not accept the schema, or if the schema is missing and the settings do
-        not allow its registration.
+        Raises FatalError if the subject would not accept the schema. Also raises it if the schema is missing and the
+        settings do not allow its registration.
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:

@@ -230,10 +230,10 @@ def rows_per_hour(
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
     """Return how many rows of the deduplication index belong to calls of each hour, for each tenant in `starts`.
 
-    The value of a tenant is its first hour, as given in `starts`, and an array with the number of rows in each hour.
-    The array begins with the first hour and ends before the hour `end`. Hours are counted since the epoch.
+    `starts` holds the first hour of each tenant. The result holds this hour and an array with the number of rows per
+    hour. The array begins with the first hour and ends before the hour `end`. Hours are counted since the epoch.
 
-    The result is an estimate. The rows of a bucket are spread evenly over its hours. A row that was revised may count
+    The numbers are estimates. The rows of a bucket are spread evenly over its hours. A row that was revised may count
     twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))

@@ -1,7 +1,7 @@
 """Publisher of one shard for brokers with transactions. It writes a batch completely or not at all.
 
-1. If a batch fails before its commit, and its transaction is aborted successfully, nothing was written and the producer
-   stays valid (AbortedError). To be sure, the publisher checks that the abort has reached every partition, and that
+1. A batch may fail before its commit. If its transaction is aborted successfully, nothing was written, and the producer
+   stays valid (AbortedError). The publisher checks that the abort has reached every partition. It also checks that
    earlier commits are still visible (see hanging.py). Every rebalance of a classic group causes such an abort.
 2. After any other failure or time-out the outcome is unknown. The producer is dropped (ShardRestartError), and the
    shard restarts from the contents of its topics. librdkafka's `retriable()` is ignored: it is also set for a commit

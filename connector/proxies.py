@@ -95,7 +95,7 @@ def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def _first(environ: Mapping[str, str], *names: str) -> tuple[str, str] | None:
-    """Return the name and value of the first of these variables that is set and not empty.
+    """Return the name and value of the first environment variable in `names` that is set and not empty.
 
     Each name is looked up in lower case first, then in upper case.
     """

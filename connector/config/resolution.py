@@ -205,7 +205,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
         key = table.id.lower()
         if key in ids:
             source.report(
-                ("tenants", number, "id"), f"is the same as in tenants[{ids[key]}]; configure each tenant once"
+                ("tenants", number, "id"), f"is also the id of tenants[{ids[key]}]; configure each tenant once"
             )
         ids.setdefault(key, number)
         tenants.append(
@@ -226,7 +226,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
             continue
         if table.name in names:
             source.report(
-                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; choose another name"
+                ("tenants", number, "name"), f"is also the name of tenants[{names[table.name]}]; choose another name"
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
@@ -371,7 +371,8 @@ def _windows(source: ConfigSource, checked: Document) -> Windows:
                 source.report((*here, name), 'must be greater than zero; write a duration such as "15m"')
         if sweep.every is not None and sweep.every in seen:
             source.report(
-                (*here, "every"), f"is the same as in windows.sweeps[{seen[sweep.every]}]; use each cadence only once"
+                (*here, "every"),
+                f"is also the cadence of windows.sweeps[{seen[sweep.every]}]; use each cadence only once",
             )
         if sweep.every is not None and sweep.overlap is not None:
             seen.setdefault(sweep.every, number)

@@ -67,7 +67,7 @@ def _report_unknown(source: ConfigSource, key: Key) -> None:
         nearest = _nearest(written)
         by_variable = origin.upper().startswith(PREFIX) and origin.upper() == variable(written)
         hint = variable(nearest) if by_variable else key_text(nearest)
-        source.report(written, f"is not a known key; the nearest is {hint}", origin)
+        source.report(written, f"is not a known key; the most similar is {hint}", origin)
 
 
 def _nearest(key: Key) -> Key:

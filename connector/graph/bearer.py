@@ -36,9 +36,10 @@ class Bearer:
 
     @classmethod
     def start(cls, graph: Graph, target: EventHubs) -> "Bearer":
-        """Start the event loop in a thread that lives as long as the process.
+        """Create the callback, and start its event loop in a thread that lives as long as the process.
 
-        Raises ConfigurationError if the CA bundle cannot be read.
+        `target` names the brokers to sign in to. `graph` holds the settings of TLS and time-outs. Raises
+        ConfigurationError if the CA bundle cannot be read.
         """
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()

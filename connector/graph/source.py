@@ -164,7 +164,10 @@ class Source:
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
-        """Request one second of call time, only to get the Date of the response. Raises the errors of `pages`."""
+        """Request a range of one second, only because the response contains the time of Graph in its `Date` header.
+
+        Raises the errors of `pages`.
+        """
         begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
             (await anext(pages)).room.release()
@@ -189,7 +192,10 @@ class Source:
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _rejected_token_text(self, audience: str) -> str:
-        """Return the error message for a new token that Graph has rejected: the likely reason and what to do."""
+        """Return the error message for a new token that Graph has rejected: the likely reason and what to do.
+
+        `audience` is the service for which the token was issued.
+        """
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
@@ -255,7 +261,7 @@ class Source:
         return page, received_at, size, room
 
     async def _send(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
-        """Send one request for a page. Raise an error if no page is received.
+        """Send one request for a page, in the place `slot` of the budget. Raise an error if no page is received.
 
         Return the page, the time at which it was received, and its size in bytes.
         """

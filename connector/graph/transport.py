@@ -107,7 +107,7 @@ class Transport:
             self._session = None
 
     async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Return the body of a response.
+        """Return the body of a response. Raise an error if it is longer than `max_bytes`.
 
         At most four bodies of more than 2 MiB are received at the same time, for all tenants together.
         """
@@ -183,9 +183,9 @@ class Transport:
         return self._proxies[place]
 
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
-        """Return the error to raise for a failed request.
+        """Return the error to raise for a failed request that was sent through `proxy`, or directly if it is None.
 
-        Its message contains no URL and no text from an error of aiohttp, because these may be confidential.
+        The message contains no URL and no text from an error of aiohttp, because these may be confidential.
         """
         if proxy is None:
             code, explanation = self._describe(error)

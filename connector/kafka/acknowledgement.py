@@ -127,9 +127,9 @@ class Acknowledgements(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records of committed transactions that brokers have lost. Return their number.
+        """Write lost records of committed transactions again. Return how many records were written.
 
-        A worker with exactly-once delivery has written these transactions earlier.
+        An earlier worker with exactly-once delivery has committed these transactions.
         """
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         if not ended and not inspection.was_transaction:

@@ -27,7 +27,7 @@ class Address(NamedTuple):
 
 
 def unreachable(brokers: Mapping[int, Address]) -> list[str]:
-    """Try to connect to each advertised address. Return one sentence for each broker that cannot be reached.
+    """Try to connect to the advertised address of each broker. Return one sentence per broker that cannot be reached.
 
     Blocks for seconds.
     """

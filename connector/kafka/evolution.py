@@ -80,9 +80,10 @@ class _Names:
                         self._collect(schema.get(member), namespace)
 
     def find(self, schema: Any, namespace: str) -> Any:
-        """Return the definition that a schema refers to: a mapping, a list, or the name of a primitive type.
+        """Return the definition of a type: a mapping, a list, or the name of a primitive type.
 
-        A name is replaced by the type that it names. Wrappers around primitive types and unions are removed.
+        If `schema` is a name, it is looked up, in `namespace` if necessary. Wrappers around primitive types and unions
+        are removed.
         """
         while True:
             if isinstance(schema, str):

@@ -262,7 +262,7 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether a transaction was committed: whether any of its records is visible in any partition.
+    """Return whether the transaction `one` was committed: whether any of its records is visible in any partition.
 
     `doubtful` holds the partitions in which a committed record may be invisible. If there are any, and a partition of
     the transaction cannot be read, the answer is not known: ShardRestartError is raised.

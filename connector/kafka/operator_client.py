@@ -125,12 +125,10 @@ class OperatorClient:
                 raise FatalError(f"records cannot be read: {error}") from error
 
     def file(self, tenant: str, order: jobs.Command) -> int:
-        """Write a command to the control topic and return its offset.
+        """Write the command `order` to the control topic and return its offset.
 
-        `tenant` is the id as spelled in the configuration.
-
-        Raises FatalError if a broker refuses the command, and BrokersUnavailableError if no broker acknowledges it in
-        time.
+        `tenant` is the id as spelled in the configuration. Raises FatalError if a broker refuses the command, and
+        BrokersUnavailableError if no broker acknowledges it in time.
         """
         outcome: list[tuple[KafkaError | None, int]] = []
 
@@ -210,7 +208,7 @@ def _next(restored: Restored) -> int:
 
 
 def _kept(restored: Restored) -> list[TenantCommand]:
-    """Return the commands in the shard's record. They wait until their tenant is read."""
+    """Return the commands that the shard's record stores, because their tenant is not read yet."""
     return kept_commands.parse(restored.shard.kept) if restored.shard else []
 
 

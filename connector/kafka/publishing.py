@@ -101,11 +101,14 @@ class TransactionContents(ABC):
 
     @abstractmethod
     def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:
-        """Return the records of the deduplication index, the progress records and the checkpoints."""
+        """Return the records that follow the rows: deduplication index, progress records and checkpoints.
+
+        `offsets` are the offsets of the rows.
+        """
 
     @abstractmethod
     def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
-        """Return the record of the shard, which is written last."""
+        """Return the record of the shard, which is written last. It describes `transaction`."""
 
 
 class Undelivered(NamedTuple):
@@ -164,7 +167,7 @@ class Publisher(ABC):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records of committed transactions that brokers have lost. Return their number.
+        """Write lost records of committed transactions again. Return how many records were written.
 
         `read` holds the contents of the internal topics after `end_open`. `ended` is the result of `end_open`. Raises
         ShardRestartError if the write fails, and HandedOverError if the shard must be released.
@@ -356,7 +359,7 @@ def _delivery_recorder(
 def _produce(
     producer: Producer, records: Sequence[Outgoing], on_delivery: Callable[[KafkaError | None, Message], None]
 ) -> None:
-    """Pass records to librdkafka. Wait while its queue is full."""
+    """Pass records to librdkafka. If its queue is full, wait."""
     produce = producer.produce
     full_since: float | None = None
     for topic, key, value, partition, timestamp_ms, headers in records:

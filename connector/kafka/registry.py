@@ -80,7 +80,7 @@ class Registry:
     """
 
     def __init__(self, settings: SchemaRegistry) -> None:
-        """Check the settings.
+        """Prepare the connection: check the certificates and the proxy in the settings.
 
         Raises ConfigurationError if the certificates cannot be read or the proxy cannot be used.
         """
@@ -133,7 +133,7 @@ class Registry:
             reason = _cut(str(answer.get("message") or "no reason given"))
             raise FatalError(
                 f"subject {subject.name}: the registry refuses the schema {subject.schema} ({status}): {reason}",
-                "change what the registry objects to, for example its read-only mode, then try again",
+                "remove the reason in the registry, for example its read-only mode, and try again",
             )
         return known
 
@@ -359,7 +359,7 @@ def _send_through(request: Request, proxy: Proxy) -> None:
 def _read(response: HTTPResponse) -> bytes:
     """Return the body of a response. Raises TimeoutError if it takes too long to receive the whole body.
 
-    The time-out of the socket is not enough, because it only limits the time between two pieces.
+    The time-out of the socket is not enough, because it only limits the time between two pieces of the body.
     """
     deadline = time.monotonic() + _WHOLE_ANSWER_S
     pieces = []

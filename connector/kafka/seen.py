@@ -140,7 +140,7 @@ class SeenLog:
         self.width = _fitting_width(remembered / max(1, hours))
 
     def store_tail(self, bucket: _Bucket, tail: _Tail) -> None:
-        """Store the last record of a bucket, as read from the topic.
+        """Store `tail` as the last record of a bucket, as read from the topic.
 
         Records may be read in any order. If a record with a higher number is already stored, nothing changes.
         """
@@ -149,7 +149,10 @@ class SeenLog:
             self._tails[bucket] = tail
 
     def _most_bytes(self, bucket: _Bucket, room: int) -> int:
-        """Return how many bytes of entries fit into one record of a bucket: a multiple of the size of an entry."""
+        """Return how many bytes of entries fit into one record of a bucket. It is a multiple of the size of an entry.
+
+        `room` is the maximum size of the record in bytes, with key and value.
+        """
         other_bytes = len(VERSION) + len(self._key(bucket, 10**9))
         return max(1, (min(room, _RECORD_MAX_BYTES) - other_bytes) // ENTRY.itemsize) * ENTRY.itemsize
 

@@ -110,9 +110,9 @@ class TopicAdmin:
         return BrokersUnavailableError(error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
-        """Create topics.
+        """Create topics. A topic that already exists is not a problem.
 
-        Return the topics that cannot be created, each with the problem. It is not a problem if a topic already exists.
+        Return the topics that cannot be created, each with the problem.
         """
         problems: list[tuple[Topic, Problem]] = []
         left_out = {}
@@ -193,8 +193,8 @@ class TopicAdmin:
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Log a warning for each setting of a row topic that is unsafe if timestamps are the start of the call.
 
-        `reaches` maps each topic to the greatest age of a call that is read. Raises BrokersUnavailableError if no
-        broker answers.
+        `reaches` maps each topic to the greatest age of a call that sweeps read. `horizon` is the greatest age that a
+        backfill reads. Raises BrokersUnavailableError if no broker answers.
         """
         try:
             settings = self.settings(list(reaches))
@@ -216,9 +216,9 @@ class TopicAdmin:
     def ensure(
         self, topics: Sequence[Topic], *, create: bool, replication_factor: int, shared_topic: str = ""
     ) -> Found:
-        """Create missing topics and check existing ones.
+        """Create missing topics if `create` is true, and check existing ones.
 
-        Raises FatalError for a problem that retrying cannot fix and that concerns all tenants: a problem of an internal
+        Raises FatalError for a problem that retrying cannot fix, if it concerns all tenants: a problem of an internal
         topic, of `shared_topic`, or of all row topics. A problem of a single row topic makes only this topic unusable.
         Raises BrokersUnavailableError for a problem that retrying can fix.
         """

@@ -76,7 +76,10 @@ class Transactions(Publisher):
             raise self._restart_error(error, f"transactions of {self._name} cannot be initialised") from error
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
-        """Commit all records, and the group's offset of the control topic, in one transaction."""
+        """Commit all records of a batch and the offset of the control topic in one transaction.
+
+        Return the offsets of the rows.
+        """
         producer = self._opened()
         self._drop_proven()
         try:
@@ -103,12 +106,12 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again the records of committed transactions that brokers have lost. Return their number."""
+        """Write lost records of committed transactions again. Return how many records were written."""
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), context)
 
     def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, context: CommitContext) -> int:
-        """Write the lost records `lost` again, in one transaction. Return how many records were written."""
+        """Write the given lost records again, in one transaction. Return how many records were written."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, contents = self._opened(), _LostContents(self, inspection, lost)

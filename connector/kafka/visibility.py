@@ -155,8 +155,9 @@ def read(
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
     """Read the records in `ranges`, which hold the first and the last offset for each partition.
 
-    Return two mappings: the records by partition and offset, and the partitions for which a right is missing, each with
-    the reason. Blocks. Raises ShardRestartError if a partition cannot be read for any other reason.
+    Return two mappings. The first holds the records by partition and offset. The second holds the partitions for which
+    a right is missing, with the reason. Blocks. Raises ShardRestartError if a partition cannot be read for any other
+    reason.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

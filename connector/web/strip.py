@@ -99,9 +99,9 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """Return the age of the oldest reading in the last `length` of call time; None if this call time was never read.
+    """Return how long ago the oldest reading in the last `length` of call time was; None if there is no reading.
 
-    Each part of call time counts with the time at which it was last read.
+    If a part of the call time was read several times, only its last reading counts.
     """
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None

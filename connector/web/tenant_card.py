@@ -199,7 +199,10 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
 
 
 def _sentence(found: list[strip.CellRange], cell: timedelta) -> str:
-    """Describe a strip as a sentence. For each state, it contains the length of call time, rounded to whole cells."""
+    """Describe a strip as a sentence: for each state, how much call time is in this state, rounded to whole cells.
+
+    `cell` is the length of call time for which one cell stands.
+    """
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:
         lengths[strip.NAMES[kind]] += (last - first) * cell

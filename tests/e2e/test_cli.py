@@ -90,7 +90,7 @@ def test_invalid_configuration_exits_2_with_one_line_per_problem(tmp_path: Path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"{path}: kafka.shards: is 0; write at least 1",
-        f"{path}: kafka.topik: is not a known key; the nearest is kafka.topic",
+        f"{path}: kafka.topik: is not a known key; the most similar is kafka.topic",
         (
             'CONNECTOR_HTTP__LISTEN: http.listen: is "here", which is not an address; '
             'write HOST:PORT, for example "0.0.0.0:9464"'

@@ -265,11 +265,11 @@ class TestEnvironment:
         [
             (
                 {"CONNECTOR_KAFKA__TOPIK": "x"},
-                "CONNECTOR_KAFKA__TOPIK: kafka.topik: is not a known key; the nearest is CONNECTOR_KAFKA__TOPIC",
+                "CONNECTOR_KAFKA__TOPIK: kafka.topik: is not a known key; the most similar is CONNECTOR_KAFKA__TOPIC",
             ),
             (
                 {"CONNECTOR_KAFAK__TOPIC": "x"},
-                "CONNECTOR_KAFAK__TOPIC: kafak.topic: is not a known key; the nearest is CONNECTOR_KAFKA__TOPIC",
+                "CONNECTOR_KAFAK__TOPIC: kafak.topic: is not a known key; the most similar is CONNECTOR_KAFKA__TOPIC",
             ),
             (
                 {"CONNECTOR_KAFKA__SHARDS": "eight"},
@@ -496,15 +496,15 @@ class TestFile:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[graf]", "graf: is not a known key; the nearest is graph"),
-        ("[kafka]\nlisten = 1", "kafka.listen: is not a known key; the nearest is http.listen"),
+        ("[graf]", "graf: is not a known key; the most similar is graph"),
+        ("[kafka]\nlisten = 1", "kafka.listen: is not a known key; the most similar is http.listen"),
         (
             "[graph]\nrequests_per_minut = 3",
-            "graph.requests_per_minut: is not a known key; the nearest is graph.requests_per_minute",
+            "graph.requests_per_minut: is not a known key; the most similar is graph.requests_per_minute",
         ),
         (
             'windows.sweeps = [{evry = "1m", every = "1m", overlap = "1h"}]',
-            "windows.sweeps[0].evry: is not a known key; the nearest is windows.sweeps[0].every",
+            "windows.sweeps[0].evry: is not a known key; the most similar is windows.sweeps[0].every",
         ),
         ('"a\\nb" = 1', None),
         ('pseudonyms.key = { file = "a\\nb" }\nrows.privacy = {}', None),
@@ -646,7 +646,7 @@ class TestFile:
         ),
         (
             'windows.sweeps = [{every = "60s", overlap = "1h"}, {every = "1m", overlap = "2h"}]',
-            "windows.sweeps[1].every: is the same as in windows.sweeps[0]; use each cadence only once",
+            "windows.sweeps[1].every: is also the cadence of windows.sweeps[0]; use each cadence only once",
         ),
         (
             'dedup.horizon = "6d"',
@@ -800,7 +800,7 @@ def test_schema_registry_table_of_the_configuration_is_read(tmp_path: Path) -> N
     ("lines", "expected"),
     [
         ('name = "x"', "tenants[1].id: is missing; write the directory (tenant) id"),
-        (f'id = "{TENANT}"', "tenants[1].id: is the same as in tenants[0]; configure each tenant once"),
+        (f'id = "{TENANT}"', "tenants[1].id: is also the id of tenants[0]; configure each tenant once"),
         ('id = "common"', None),
         (f'id = "{OTHER}"\nname = "{TENANT}"', "tenants[1].name: is the id of tenants[0]; choose another name"),
         (
@@ -834,8 +834,8 @@ def test_tenant_that_is_configured_twice_is_refused(tmp_path: Path) -> None:
     one = 'client_id = "app"\nclient_secret = "s"\nname = "same"\n'
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [
-        "connector.toml: tenants[1].id: is the same as in tenants[0]; configure each tenant once",
-        "connector.toml: tenants[1].name: is the same as in tenants[0]; choose another name",
+        "connector.toml: tenants[1].id: is also the id of tenants[0]; configure each tenant once",
+        "connector.toml: tenants[1].name: is also the name of tenants[0]; choose another name",
     ]
 
 

@@ -119,7 +119,7 @@ def to_registry_urls(value: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Return whether a secret may be sent to a URL, because it uses https or its host is this machine."""
+    """Return whether a secret may be sent to a URL: only if the URL uses https, or if its host is this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 

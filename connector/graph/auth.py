@@ -117,7 +117,7 @@ class SignIn:
         "Host of Graph in the tenant's cloud. It is empty until the tenant's sign-in metadata was read."
 
     def asked_s(self, now: float) -> float:
-        """Return how many seconds sign-in has made requests wait with `Retry-After` headers, in total, until `now`."""
+        """Return for how many seconds, until `now`, `Retry-After` headers of sign-in have stopped requests."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:

@@ -101,8 +101,8 @@ class RequestQueue:
     def _next_waiter(self) -> _Waiter:
         """Return the waiting request that is sent next.
 
-        Normally it is the most urgent request. If this request must let another one pass, the next one is a request
-        that need not: the one that has waited longest. A backfill is chosen only if no other request waits.
+        Normally it is the most urgent request. If this request must let another one pass, the request that has waited
+        longest is sent instead. Only requests that need not let another one pass are considered. Backfills come last.
         """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.lets_another_pass]

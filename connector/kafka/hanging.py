@@ -122,8 +122,8 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
     """Return the records that committed transactions have written, but that brokers have lost.
 
     Call this when no transaction of the shard is open any more. `ended` holds the partitions in which
-    `Publisher.end_open` has just aborted one. Blocks. Raises ShardRestartError if it stays unknown whether a
-    transaction was committed.
+    `Publisher.end_open` has just aborted an open transaction. Blocks. Raises ShardRestartError if it stays unknown
+    whether a transaction was committed.
     """
     last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class NewRecords(NamedTuple):
-    """Records that `follow` yields at once.
+    """Records that `follow` yields together.
 
     `at_end` is True if `follow` has reached the end of every partition at least once.
     """

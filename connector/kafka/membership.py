@@ -112,7 +112,7 @@ class Membership:
         self._thread.join(5.0)
 
     def open(self, shard: int, offset: int) -> None:
-        """Start to deliver the records of a shard's control partition, from `offset` on."""
+        """Start to pass the records of a shard's control partition to `Owner.commanded`, from `offset` on."""
 
         def seek(consumer: Consumer) -> None:
             if shard not in self._partitions:
@@ -129,7 +129,7 @@ class Membership:
         self._requests.put(seek)
 
     def shut(self, shard: int) -> None:
-        """Stop delivering the records of a shard's control partition."""
+        """Stop passing the records of a shard's control partition to `Owner.commanded`."""
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:

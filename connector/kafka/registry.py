@@ -394,7 +394,7 @@ def _refusal(subject: Subject, why: str) -> FatalError:
 
 
 def _cut(text: str, longest: int = 300) -> str:
-    """Shorten text of another system to one line of at most `longest` characters."""
+    """Shorten text that another system has sent to one line of at most `longest` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else f"{line[:longest]}…"
 

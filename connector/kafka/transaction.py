@@ -1,8 +1,8 @@
 """Publisher of one shard for brokers with transactions. It writes a batch completely or not at all.
 
-1. A batch may fail before its commit. If its transaction is aborted successfully, nothing was written, and the producer
-   stays valid (AbortedError). The publisher checks that the abort has reached every partition. It also checks that
-   earlier commits are still visible (see hanging.py). Every rebalance of a classic group causes such an abort.
+1. A batch may fail before its commit, for example at each rebalance of a classic group. If its transaction is aborted
+   successfully, nothing was written, and the producer stays valid (AbortedError). The publisher checks that the abort
+   has reached every partition. It also checks that earlier commits are still visible (see hanging.py).
 2. After any other failure or time-out the outcome is unknown. The producer is dropped (ShardRestartError), and the
    shard restarts from the contents of its topics. librdkafka's `retriable()` is ignored: it is also set for a commit
    that timed out, and such commits have succeeded. A commit is never tried twice.

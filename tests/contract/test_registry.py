@@ -160,7 +160,7 @@ def empty(registering: Answer) -> Answers:
 @pytest.mark.parametrize("status", [409, 422])
 def test_schema_refusal_quotes_the_registry_message(fake: Callable[[Answers], Fake], status: int) -> None:
     server = fake(empty((status, {"error_code": 42201, "message": "no\nsuch\x1b[31m schema"})))
-    with pytest.raises(FatalError, match=rf"calls-value: .*\({status}\): no such \[31m schema: change what"):
+    with pytest.raises(FatalError, match=rf"calls-value: .*\({status}\): no such \[31m schema: remove the reason"):
         Registry(settings(server.url)).ensure([ROW])
 
 

@@ -25,7 +25,8 @@ from connector.core.windows import Rules, State, Sweep
 from connector.graph import exchange, source
 from connector.graph.health import Health
 from connector.graph.page_memory import PageMemory
-from connector.graph.source import NoEvents, Source
+from connector.graph.source import Source
+from connector.graph.source_events import NoEvents
 from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog

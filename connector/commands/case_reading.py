@@ -23,7 +23,7 @@ from connector.core import instants
 from connector.core.coverage import Window
 from connector.errors import FatalError, PermanentError, SourceError, TransientError
 from connector.graph.client import GraphClient
-from connector.graph.source import NoEvents
+from connector.graph.source_events import NoEvents
 from connector.kafka import avro
 
 

@@ -26,7 +26,8 @@ from connector.errors import (
     SourceError,
 )
 from connector.graph.client import GraphClient
-from connector.graph.source import NoEvents, Source
+from connector.graph.source import Source
+from connector.graph.source_events import NoEvents
 from connector.graph.token_claims import OLDER_ROLE, ROLE, TokenClaims
 from connector.kafka import topics
 from connector.kafka.limits import raise_command

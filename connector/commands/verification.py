@@ -33,7 +33,7 @@ from connector.errors import (
     SourceError,
 )
 from connector.graph.client import GraphClient
-from connector.graph.source import NoEvents
+from connector.graph.source_events import NoEvents
 from connector.kafka import avro, topics
 from connector.kafka.log_reader import Entry
 from connector.kafka.records import row_decoder

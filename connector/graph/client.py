@@ -20,7 +20,8 @@ from connector.graph.directories import Directories
 from connector.graph.health import PATIENCE_S, Health
 from connector.graph.page_memory import PageMemory
 from connector.graph.recording import Record, RecordingTransport
-from connector.graph.source import Source, SourceEvents
+from connector.graph.source import Source
+from connector.graph.source_events import SourceEvents
 from connector.graph.transport import Transport
 from connector.tls import Trust
 

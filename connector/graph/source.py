@@ -20,7 +20,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, NoReturn
 
 import msgspec
 from yarl import URL
@@ -36,6 +36,7 @@ from connector.graph.exchange import OK, Exchange, RequestFailures
 from connector.graph.health import Failure, Health
 from connector.graph.page_memory import DECODED, NO_ROOM, PageMemory, PageRoom
 from connector.graph.request_queue import Admission, RequestQueue
+from connector.graph.source_events import SourceEvents
 from connector.graph.token_claims import TokenClaims
 from connector.graph.transport import BrokenAnswerError, RequestTiming, Transport
 
@@ -58,26 +59,6 @@ class ReadPage(NamedTuple):
     last: bool
     room: PageRoom = NO_ROOM
     "Memory reserved for the page. The receiver of the page must release it."
-
-
-class SourceEvents(Protocol):
-    """Receiver of events about one tenant's requests, for metrics."""
-
-    def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Count a finished request. `status` is the HTTP status, or "error" if no complete response arrived."""
-
-    def throttled(self, seconds: float) -> None:
-        """Count `seconds`, during which no request was sent because Graph throttles this tenant."""
-
-
-class NoEvents:
-    """Receiver that ignores all events."""
-
-    def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Ignore the event."""
-
-    def throttled(self, seconds: float) -> None:
-        """Ignore the event."""
 
 
 class _UnauthorizedError(Exception):

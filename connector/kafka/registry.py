@@ -95,10 +95,7 @@ class Registry:
         self._context()
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
-        """Return the schema id of each topic. Missing schemas are registered if the settings allow it.
-
-        Raises FatalError if a subject cannot be used.
-        """
+        """Return the schema id of each topic; register missing schemas if the settings allow it. Raises FatalError."""
         ids, problems = self.ensure_each(wanted)
         if problems:
             raise FatalError("\n".join(problems.values()))
@@ -154,9 +151,7 @@ class Registry:
         if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
-            raise self._unavailable(
-                f"does not report whether schemas are compatible ({status}); check schema_registry.url"
-            )
+            raise self._unavailable(f"does not report compatibility ({status}); check schema_registry.url")
         if not answer["is_compatible"]:
             for number in self._numbers(subject):
                 version = self._version(subject, str(number))
@@ -338,10 +333,7 @@ class Registry:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Load the client certificate for a registry that requires one.
-
-    Raises ConfigurationError if the certificate or its key cannot be used.
-    """
+    """Load the client certificate for a registry that requires one. Raises ConfigurationError."""
     try:
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:

@@ -35,7 +35,7 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """Record of a shard in the state topic. It is the last record of each transaction of the shard.
+    """Last record of each transaction of a shard, in the state topic.
 
     `control` is the offset of the next command to execute.
     """
@@ -330,8 +330,7 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    Older versions of the connector removed coverage that is older than the horizon. In their records, such call time is
-    not a gap.
+    Older versions removed coverage that is older than the horizon. In their records, such call time is not a gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)

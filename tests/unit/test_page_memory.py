@@ -21,7 +21,8 @@ from connector.core.windows import Rules, Sweep
 from connector.graph.health import Health
 from connector.graph.page_memory import MAX_BYTES, PageMemory, PageRoom
 from connector.graph.request_queue import RequestQueue
-from connector.graph.source import NoEvents, Source
+from connector.graph.source import Source
+from connector.graph.source_events import NoEvents
 from connector.graph.transport import Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog

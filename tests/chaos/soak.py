@@ -116,7 +116,10 @@ def compare(samples: list[Sample]) -> list[str]:
 
 
 def settings_of(bootstrap: str, source: Simulation) -> dict[str, Any]:
-    """Return the configuration of both workers. Every row appears and changes within the deepest sweep's overlap."""
+    """Return the configuration of both workers. Every row appears and changes within the deepest sweep's overlap.
+
+    Tenants start before the first call, however long the start of the brokers takes.
+    """
     sweeps = [
         {"every": "30s", "overlap": "2m"},
         {"every": "2m", "overlap": "5m"},
@@ -127,7 +130,7 @@ def settings_of(bootstrap: str, source: Simulation) -> dict[str, Any]:
         TOPIC,
         APP,
         source,
-        tenants=[{"id": tenant, "start": "-5m"} for tenant in source.tenants],
+        tenants=[{"id": tenant, "start": "-9m"} for tenant in source.tenants],
         windows={"sweeps": sweeps},
         kafka={"shards": SHARDS, "properties": {}},
         graph={"timeout": "30s"},

@@ -50,6 +50,12 @@ def registry(pytestconfig: pytest.Config) -> RegistryClient:
     return RegistryClient(int(_address(pytestconfig, "registry")))
 
 
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> str:
+    """Return the DSN of the real PostgreSQL server that all tests share. Each test creates its own database."""
+    return _address(pytestconfig, "postgres")
+
+
 def _address(config: pytest.Config, name: str) -> str:
     """Return the address of a process that the whole run shares."""
     if _SHARED in config.stash:

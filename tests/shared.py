@@ -1,4 +1,4 @@
-"""Broker and registry that all test processes of a run share, started when a test first needs them.
+"""Broker, registry and PostgreSQL server that all test processes of a run share, started when a test first needs them.
 
 They belong to the process that was started first; pytest-xdist's test processes ask it for addresses over a socket.
 """
@@ -11,6 +11,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
 from tests.brokers import Cluster
+from tests.postgres import Postgres
 from tests.registries import Registry
 
 
@@ -18,7 +19,11 @@ class Shared:
     """Owner of the shared processes. `close` ends them."""
 
     def __init__(self) -> None:
-        self._starts = {"broker": self._start_broker, "registry": self._start_registry}
+        self._starts = {
+            "broker": self._start_broker,
+            "postgres": self._start_postgres,
+            "registry": self._start_registry,
+        }
         self._started: dict[str, Future[str]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(len(self._starts), thread_name_prefix="shared")
@@ -27,7 +32,7 @@ class Shared:
         self._listener: Listener | None = None
 
     def address(self, name: str) -> str:
-        """Return the address of "broker" or "registry"; the first call for each starts it."""
+        """Return the address of "broker", "postgres" or "registry"; the first call for each starts it."""
         with self._lock:
             if name not in self._started:
                 self._started[name] = self._pool.submit(self._starts[name])
@@ -50,6 +55,9 @@ class Shared:
     def _start_broker(self) -> str:
         return self._processes.enter_context(Cluster(heap_mib=512)).bootstrap
 
+    def _start_postgres(self) -> str:
+        return self._processes.enter_context(Postgres()).dsn
+
     def _start_registry(self) -> str:
         return str(self._processes.enter_context(Registry()).port)
 
@@ -68,7 +76,7 @@ class Shared:
 
 
 def ask(path: str, name: str) -> str:
-    """Return the address of "broker" or "registry" from its owner; raise RuntimeError if it did not start."""
+    """Return the address of a shared process from its owner; raise RuntimeError if it did not start."""
     with Client(path, "AF_UNIX") as connection:
         connection.send(name)
         address, problem = connection.recv()

@@ -14,13 +14,16 @@ from tests.kafka_software import MissingSoftwareError, cache_directory
 PACKAGES = {
     "chromium": ("chromium", "fonts-dejavu-core"),
     "dockerd": ("docker.io", "iptables"),
+    "initdb": ("postgresql",),
     "jq": ("jq",),
     "mmdebstrap": ("mmdebstrap",),
     "node": ("nodejs",),
     "npm": ("npm",),
+    "postgres": ("postgresql",),
     "prometheus": ("prometheus",),
     "promtool": ("prometheus",),
     "prometheus-alertmanager": ("prometheus-alertmanager",),
+    "setpriv": ("util-linux",),
 }
 
 
@@ -30,13 +33,19 @@ def program(name: str) -> Path:
     Raises MissingSoftwareError, and KeyError for a program that is not listed.
     """
     packages = PACKAGES[name]
-    found = shutil.which(name)
+    found = _find(name)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         _install(packages)
-        found = shutil.which(name)
+        found = _find(name)
     if found is None:
         raise MissingSoftwareError(f"{name} is needed: install it (Debian: apt-get install {' '.join(packages)})")
     return Path(found)
+
+
+def _find(name: str) -> str | None:
+    # Debian keeps the programs of the PostgreSQL server outside of PATH.
+    folders = [os.environ.get("PATH", os.defpath), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 def _install(packages: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """Read all pages of a range with Microsoft's own packages and print the rows as JSON, one per line.
 
-Runs in the environment of `tests.microsoft_software`. The arguments are the address of the simulator, its CA, tenant,
+Runs in the environment of `tests.environments`. The arguments are the address of the simulator, its CA, tenant,
 client, secret, and the range. If the range is written with `Z`, the link is built here, else by the SDK.
 """
 

@@ -11,7 +11,7 @@ import pytest
 
 from connector.core.pages import decode_page
 from connector.simulator import Options, Simulator
-from tests import microsoft_software
+from tests import environments
 from tests.workers import ROOT
 
 PAGE = ROOT / "tests" / "data" / "page-first.json"
@@ -32,7 +32,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 @pytest.fixture(scope="module")
 def python() -> Path:
     """Return the interpreter that has Microsoft's packages."""
-    return microsoft_software.python()
+    return environments.python("msgraph")
 
 
 async def read(python: Path, simulator: Simulator, start: str, end: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -197,6 +197,7 @@ requirements: dev ## Pin requirements/*.txt again, with hashes; UPGRADE=--upgrad
 	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
 	@$(COMPILE) $(UPGRADE) --group msgraph --output-file requirements/msgraph.txt
 	@$(COMPILE) $(UPGRADE) --group quix --output-file requirements/quix.txt
+	@$(COMPILE) $(UPGRADE) --group sinks --output-file requirements/sinks.txt
 
 .PHONY: clean
 clean: ## Remove what the other targets made, except cached downloads

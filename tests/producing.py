@@ -1,14 +1,18 @@
-"""A shard's producer without the shard: a group membership for it, and interference with its calls."""
+"""Producers of tests: one like that of a shard, without the shard, and one that aborts."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import fastavro
 from confluent_kafka import Consumer, Producer
 
+from connector.kafka import avro
 from connector.kafka.clients import Clients
 from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents, TransactionRecord
 from connector.kafka.transaction import Transactions
+from tests import oracle
 from tests.brokers import wait_until
 
 
@@ -72,3 +76,19 @@ def interfere(transactions: Transactions, name: str, happening: Callable[[], obj
     producer = transactions._producer
     assert producer is not None
     transactions._producer = Interfering(producer, name, happening)  # type: ignore[assignment]
+
+
+def write_aborted_rows(bootstrap: str, topic: str) -> None:
+    """Write rows in a transaction and abort it, as happens to a killed worker."""
+    schema = fastavro.parse_schema(avro.load(avro.ROW))
+    value = next(entry for entry in oracle.read(bootstrap, topic)).value
+    row: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"killed-{topic}"})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    for number in range(50):
+        body = io.BytesIO()
+        fastavro.schemaless_writer(body, schema, {**row, "id": f"aborted-{number}"})
+        producer.produce(topic, value[:5] + body.getvalue(), f"aborted-{number}".encode())
+    producer.flush(60)
+    producer.abort_transaction(60)

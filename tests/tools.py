@@ -5,6 +5,7 @@ A test that needs it at the same time waits for it, so that nothing is installed
 
 from concurrent.futures import ThreadPoolExecutor
 
+from tests import environments
 from tests.containers import base_image
 from tests.helm import helm, resource_schema
 
@@ -12,10 +13,10 @@ from tests.helm import helm, resource_schema
 def main() -> None:
     """Fill the cache."""
     with ThreadPoolExecutor() as pool:
-        first, second = pool.submit(helm), pool.submit(base_image)
+        tools = [pool.submit(helm), pool.submit(base_image), pool.submit(environments.python, "sinks")]
         resource_schema("ServiceMonitor")
-        first.result()
-        second.result()
+        for tool in tools:
+            tool.result()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import fastavro
 import pytest
-from confluent_kafka import Producer
 
 from connector.kafka import avro
 from tests import flink_software, oracle
 from tests.conftest import SharedBroker
 from tests.kafka_software import find_java
+from tests.producing import write_aborted_rows
 from tests.registries import RegistryClient
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, configuration
@@ -103,22 +103,6 @@ def totals(source: Simulation) -> Totals:
             calls[key] += 1
             failures[key] += row["successfulCall"] is False
     return {key: Total(calls[key], failures[key]) for key in calls}
-
-
-def write_aborted_rows(bootstrap: str, topic: str) -> None:
-    """Write rows in a transaction and abort it, as happens to a killed worker."""
-    schema = fastavro.parse_schema(avro.load(avro.ROW))
-    value = next(entry for entry in oracle.read(bootstrap, topic)).value
-    row: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"killed-{topic}"})
-    producer.init_transactions(60)
-    producer.begin_transaction()
-    for number in range(50):
-        body = io.BytesIO()
-        fastavro.schemaless_writer(body, schema, {**row, "id": f"aborted-{number}"})
-        producer.produce(topic, value[:5] + body.getvalue(), f"aborted-{number}".encode())
-    producer.flush(60)
-    producer.abort_transaction(60)
 
 
 def python_reader(published: Published, *arguments: str) -> Totals:

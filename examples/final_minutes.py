@@ -1,8 +1,10 @@
-"""Numbers of calls and failures per trunk and minute. Each minute is printed once, when no more rows are expected.
+"""Telephony figures per trunk and minute. Each minute is printed once, when no more rows are expected.
 
     python examples/final_minutes.py --bootstrap-servers localhost:9092 --registry http://localhost:8081 --overlap 3h
 
-prints one JSON line per tenant, minute and trunk. It needs `confluent-kafka[avro,schemaregistry]` and a connector with
+prints one JSON line per tenant, trunk and minute. kpis.py computes the figures: attempts, answer seizure ratio and so
+on. With `--postgres`, the lines are also written to the table of postgresql/trunk_minutes.sql. The program needs
+`confluent-kafka[avro,schemaregistry]`, for PostgreSQL also `psycopg[binary]`, and a connector with
 `schema_registry.url`.
 
 When is a minute final? The connector publishes progress records on `{topic}.progress`. Such a record is called a
@@ -15,76 +17,58 @@ Kafka does not order records across partitions. A statement therefore waits unti
 offsets. Then all minutes before its time are final. You choose the overlap to wait for: 3 h is fast, 48 h or 7 d
 include nearly every late row.
 
-The state is in memory: after a restart, the program reads from the beginning.
+The state is in memory: after a restart, the program reads from the beginning, and gives the same results again.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
 
+import kpis
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from kpis import Minute, TenantMinutes
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Minute(NamedTuple):
-    """Numbers of calls and failures of one trunk in a final minute. `minute` is the start of the minute."""
-
-    tenant: str
-    minute: datetime
-    trunk: str | None
-    calls: int
-    failures: int
-
-
-@dataclass
-class _Tenant:
-    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
-    "The newest version of each call that is not final yet, by id."
-    final_before: datetime = _NEVER
-    statements: list[dict[str, Any]] = field(default_factory=list)
-    "Statements of the chosen overlap whose offsets the consumer has not reached yet."
-
-
 class FinalMinutes:
-    """Counter of calls per minute. It accepts the records of the partitions in any order."""
+    """Join of both topics, which gives minutes when they are final. The partitions can be read in any order."""
 
     def __init__(self, overlap_s: int) -> None:
-        self.late = 0
-        "Number of rows whose minute was final before they arrived. With a longer overlap, they would be counted."
         self.other_overlaps: set[int] = set()
         "Overlaps, in seconds, of the statements that do not have the chosen overlap."
         self.has_statement = False
         "True once a statement of the chosen overlap was read."
         self._overlap_s = overlap_s
+        self._outcomes = kpis.read_outcomes()
         self._next: defaultdict[int, int] = defaultdict(int)
-        self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
+        self._tenants: dict[str, TenantMinutes] = {}
+        self._statements: defaultdict[str, deque[dict[str, Any]]] = defaultdict(deque)
+        "By tenant: the statements of the chosen overlap whose offsets the consumer has not reached yet."
+
+    @property
+    def late(self) -> int:
+        """Return the number of rows that were published after their minute was final."""
+        return sum(tenant.late for tenant in self._tenants.values())
 
     def row(self, partition: int, offset: int, row: dict[str, Any]) -> list[Minute]:
         """Process a record of the row topic, and return the minutes that have become final."""
-        tenant = self._tenants[row["tenantId"]]
-        known = tenant.calls.get(row["id"])
-        if row["startDateTime"] is not None and row["startDateTime"] < tenant.final_before:
-            self.late += 1
-            tenant.calls.pop(row["id"], None)
-        elif known is None or row["revision"] >= known["revision"]:
-            tenant.calls[row["id"]] = row
+        self._tenant(row["tenantId"]).add(partition, offset, row["id"], kpis.call_of(row))
         return self.reached(partition, offset + 1)
 
     def reached(self, partition: int, offset: int) -> list[Minute]:
         """Record that a partition was read up to an offset, and return the minutes that have become final."""
         self._next[partition] = max(self._next[partition], offset)
-        return [minute for tenant in self._tenants for minute in self._close(tenant)]
+        return [minute for tenant in self._statements for minute in self._close(tenant)]
 
     def statement(self, statement: dict[str, Any]) -> list[Minute]:
         """Process a record of `{topic}.progress`, and return the minutes that have become final."""
@@ -92,7 +76,7 @@ class FinalMinutes:
             self.other_overlaps.add(statement["overlapSeconds"])
             return []
         self.has_statement = True
-        self._tenants[statement["tenantId"]].statements.append(statement)
+        self._statements[statement["tenantId"]].append(statement)
         return self._close(statement["tenantId"])
 
     def missing_sweep(self) -> str | None:
@@ -110,33 +94,26 @@ class FinalMinutes:
         if problem is not None:
             sys.exit(problem)
 
-    def _close(self, name: str) -> list[Minute]:
-        tenant = self._tenants[name]
-        seen = [s for s in tenant.statements if self._has_seen(s["offsets"])]
-        if not seen:
-            return []
-        tenant.statements = [s for s in tenant.statements if s not in seen]
-        through = max(s["completeThroughDateTime"] for s in seen).replace(second=0, microsecond=0)
-        tenant.final_before = max(tenant.final_before, through)
-        calls: Counter[tuple[datetime, str | None]] = Counter()
-        failures: Counter[tuple[datetime, str | None]] = Counter()
-        for call in list(tenant.calls.values()):
-            start = call["startDateTime"]
-            if start is None or start >= tenant.final_before:
-                continue
-            key = start.replace(second=0, microsecond=0), call["trunkFullyQualifiedDomainName"]
-            calls[key] += 1
-            failures[key] += call["successfulCall"] is False
-            del tenant.calls[call["id"]]
-        order = sorted(calls, key=lambda key: (key[0], key[1] or ""))
-        return [Minute(name, *key, calls[key], failures[key]) for key in order]
+    def _close(self, tenant: str) -> list[Minute]:
+        found: list[Minute] = []
+        statements = self._statements[tenant]
+        while statements and self._has_reached(statements[0]["offsets"]):
+            statement = statements.popleft()
+            through_ms = kpis.milliseconds(statement["completeThroughDateTime"])
+            found += self._tenant(tenant).close(through_ms, statement["offsets"], self._outcomes)
+        return found
 
-    def _has_seen(self, offsets: list[int]) -> bool:
+    def _has_reached(self, offsets: list[int]) -> bool:
         return all(self._next[partition] >= offset for partition, offset in enumerate(offsets))
 
+    def _tenant(self, tenant: str) -> TenantMinutes:
+        return self._tenants.setdefault(tenant, TenantMinutes(tenant))
 
-def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, to_the_end: bool) -> Iterator[Minute]:
-    """Read both topics, and yield each minute when it becomes final.
+
+def read(
+    bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, to_the_end: bool
+) -> Iterator[list[Minute]]:
+    """Read both topics, and yield the minutes that become final together.
 
     With `to_the_end`, stop at the current end of the topics.
     """
@@ -163,29 +140,30 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
         if message is None:
             continue
         name, partition, error = message.topic(), message.partition(), message.error()
+        final: list[Minute] = []
         if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             unread.discard((name, partition))
             if not unread and not is_checked:
                 is_checked = True
                 minutes.check_overlap()
             if name == topic:  # between the last row and this offset, there are only aborted records and markers
-                yield from minutes.reached(partition, message.offset())
+                final = minutes.reached(partition, message.offset())
         elif error is not None:
             print(f"reading {name}: {error.str()}", file=sys.stderr)
         else:
             value = deserialize(message.value(), SerializationContext(name, MessageField.VALUE))
-            if name == topic:
-                yield from minutes.row(partition, message.offset(), value)
-            else:
-                yield from minutes.statement(value)
+            row = name == topic
+            final = minutes.row(partition, message.offset(), value) if row else minutes.statement(value)
+        if final:
+            yield final
     consumer.close()
     if minutes.late:
         print(f"{minutes.late} rows came after their minute was final: choose a longer --overlap", file=sys.stderr)
 
 
 def main() -> None:
-    """Print each final minute as a line of JSON."""
-    parser = argparse.ArgumentParser(description="Calls and failures per trunk and minute, when a minute is final.")
+    """Print each final minute as a line of JSON, and write it to PostgreSQL if that is chosen."""
+    parser = argparse.ArgumentParser(description="Telephony figures per trunk and minute, when a minute is final.")
     parser.add_argument("--bootstrap-servers", default="localhost:9092")
     parser.add_argument("--registry", default="http://localhost:8081", help="URL of the schema registry")
     parser.add_argument("--topic", default="direct-routing-calls")
@@ -193,13 +171,27 @@ def main() -> None:
         "--overlap", default="3h", type=_seconds, help="overlap of the sweep to wait for, as configured"
     )
     parser.add_argument("--to-the-end", action="store_true", help="stop where the topics end instead of waiting")
+    parser.add_argument(
+        "--postgres", metavar="DSN", help="write to PostgreSQL too, for example postgresql://user@localhost/telephony"
+    )
     options = parser.parse_args()
     found = read(
         options.bootstrap_servers, options.registry, options.topic, options.overlap, to_the_end=options.to_the_end
     )
-    for minute in found:
-        line = minute._asdict() | {"minute": minute.minute.isoformat(timespec="seconds").replace("+00:00", "Z")}
-        print(json.dumps(line), flush=True)
+    with table(options.postgres) as write:
+        for minutes in found:
+            write(minutes)
+            for minute in minutes:
+                print(json.dumps(minute._asdict()), flush=True)
+
+
+def table(dsn: str | None) -> AbstractContextManager[Callable[[list[Minute]], None]]:
+    """Return a context that gives a function, which writes minutes to PostgreSQL or does nothing without a DSN."""
+    if dsn is None:
+        return nullcontext(lambda _minutes: None)
+    import trunk_table  # noqa: PLC0415 - psycopg is needed only here
+
+    return trunk_table.open_table(dsn)
 
 
 def _text(seconds: int) -> str:

@@ -150,7 +150,9 @@ def open_transactions(bootstrap: str, topics: Iterable[str]) -> list[str]:
 
 def committed(bootstrap: str, topic: str, app: str) -> Committed:
     """Return everything that is committed on the topics of a connector."""
-    row, progress = avro.decoder(avro.ROW), avro.decoder(avro.PROGRESS)
+    # With a registry, values name a schema of this version by its id.
+    row = avro.decoder(avro.ROW, lambda _: avro.load(avro.ROW))
+    progress = avro.decoder(avro.PROGRESS, lambda _: avro.load(avro.PROGRESS))
     result = Committed(topic)
     for entry in read(bootstrap, topic):
         record = row(entry.value)

@@ -10,8 +10,12 @@ CREATE TABLE calls (
   tenantId STRING NOT NULL,
   revision INT NOT NULL,
   startDateTime TIMESTAMP(3),
+  endDateTime TIMESTAMP(3),
+  duration INT,
   trunkFullyQualifiedDomainName STRING,
   successfulCall BOOLEAN,
+  finalSipCode INT,
+  callEndSubReason INT,
   `partition` INT METADATA VIRTUAL,
   `offset` BIGINT METADATA VIRTUAL
 ) WITH (

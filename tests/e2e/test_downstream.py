@@ -1,6 +1,5 @@
 """The examples for consumers, with a real service, broker and registry: their results match the rows of Graph."""
 
-import io
 import json
 import os
 import subprocess
@@ -11,16 +10,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-import fastavro
+import psycopg
 import pytest
+from psycopg.rows import dict_row
 
-from connector.kafka import avro
 from tests import flink_software, oracle
+from tests import postgres as databases
 from tests.conftest import SharedBroker
 from tests.kafka_software import find_java
 from tests.producing import write_aborted_rows
 from tests.registries import RegistryClient
 from tests.simulation import Simulation
+from tests.trunk_truth import Figures, Lines, figures
 from tests.workers import ROOT, Worker, configuration
 
 OVERLAP_S = 600
@@ -42,48 +43,40 @@ Totals = dict[tuple[str, datetime, str | None], Total]
 
 @dataclass(frozen=True)
 class Published:
-    """Topic with all rows of a simulator, and rows of an aborted transaction."""
+    """Topic with all rows of a simulator, of which many were late or revised, and rows of an aborted transaction."""
 
     bootstrap: str
     registry: str
     topic: str
     truth: Totals
-    through: dict[str, datetime]
-    "Minute up to which the calls of each tenant are complete."
-
-    @property
-    def final(self) -> Totals:
-        """Return the true totals of the minutes that are final."""
-        return {key: total for key, total in self.truth.items() if key[1] < self.through[key[0]]}
+    final: Figures
 
 
 @pytest.fixture(scope="module")
 def published(
     broker: SharedBroker, registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
+    """Publish what Graph showed four hours ago, two hours ago, and now, by a worker with the clock of that time.
+
+    Progress is stated at most once per minute: the statements of a run are about the run before.
+    """
     topic, app = f"calls-downstream-{os.getpid()}", f"app-downstream-{os.getpid()}"
-    with Simulation(tenants=2, days=2, calls_per_day=1_500, revised=0.05, frozen=True, unfit=0.01) as source:
+    folder = tmp_path_factory.mktemp("downstream")
+    with Simulation(tenants=2, days=1, calls_per_day=2_500, revised=0.1, unfit=0.01) as source:
         settings = configuration(broker.bootstrap, topic, app, source, schema_registry={"url": registry.url})
-        worker = Worker(tmp_path_factory.mktemp("downstream"), settings)
-        try:
-            assert worker.run_once() == 0, worker.tail()
-        finally:
-            worker.kill()
+        for hours in (4, 2, 0):
+            source.set_clock_offset(timedelta(hours=-hours))
+            source.freeze()
+            worker = Worker(folder / f"{hours}h", settings, "-m", "tests.shifted_worker", f"-{hours}h")
+            try:
+                assert worker.run_once() == 0, worker.tail()
+            finally:
+                worker.kill()
         write_aborted_rows(broker.bootstrap, topic)
-        yield Published(
-            broker.bootstrap, registry.url, topic, totals(source), complete_through(broker.bootstrap, topic)
-        )
-
-
-def complete_through(bootstrap: str, topic: str) -> dict[str, datetime]:
-    """Return the minute up to which progress records declare the calls of each tenant complete."""
-    schema = fastavro.parse_schema(avro.load(avro.PROGRESS))
-    through: dict[str, datetime] = {}
-    for entry in oracle.read(bootstrap, f"{topic}.progress"):
-        statement: Any = fastavro.schemaless_reader(io.BytesIO(entry.value[5:]), schema, None)
-        if statement["overlapSeconds"] == OVERLAP_S:
-            through[statement["tenantId"]] = statement["completeThroughDateTime"].replace(second=0, microsecond=0)
-    return through
+        found = oracle.committed(broker.bootstrap, topic, app)
+        assert oracle.differences(found, source.truth(), claims=False) == []
+        final = figures(found, timedelta(seconds=OVERLAP_S))
+        yield Published(broker.bootstrap, registry.url, topic, totals(source), final)
 
 
 def totals(source: Simulation) -> Totals:
@@ -105,19 +98,21 @@ def totals(source: Simulation) -> Totals:
     return {key: Total(calls[key], failures[key]) for key in calls}
 
 
-def python_reader(published: Published, *arguments: str) -> Totals:
-    command = [sys.executable, str(ROOT / "examples" / "final_minutes.py")]
-    return results([*command, "--overlap", "10m", "--to-the-end", *arguments], published)
+class Run(NamedTuple):
+    """Results of a program, one per line of JSON, and its standard error."""
+
+    lines: list[dict[str, Any]]
+    errors: str
 
 
-def flink(published: Published, *arguments: str) -> Totals:
+def flink(published: Published, *arguments: str) -> Run:
     command = [str(flink_software.python()), str(ROOT / "examples" / "flink" / "final_minutes.py")]
     command += ["--overlap-seconds", str(OVERLAP_S), "--to-the-end", *arguments]
-    return results([*command, "--jars", *map(str, flink_software.jars())], published)
+    return run([*command, "--jars", *map(str, flink_software.jars())], published)
 
 
-def results(command: list[str], published: Published) -> Totals:
-    """Run a program and return the minutes that it prints, asserting that it prints each only once."""
+def run(command: list[str], published: Published) -> Run:
+    """Run a program on the topic to its end."""
     where = ["--topic", published.topic, "--bootstrap-servers", published.bootstrap, "--registry", published.registry]
     quick = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # a short run: compiling less takes half of the processor time
     java = {"JAVA_HOME": str(find_java()[0].resolve().parent.parent), "JAVA_TOOL_OPTIONS": quick}
@@ -130,35 +125,114 @@ def results(command: list[str], published: Published) -> Totals:
         env=os.environ | java,
     )
     assert done.returncode == 0, done.stderr[:2000]
-    found: Totals = {}
-    for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
-        result = json.loads(line)
-        key = result.get("tenant") or result["tenantId"], minute(result["minute"]), result["trunk"]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return Run(lines, done.stderr)
+
+
+def by_minute(lines: list[dict[str, Any]]) -> Lines:
+    """Return lines by tenant, minute and trunk. Assert that there is one line for each."""
+    found: Lines = {}
+    for line in lines:
+        key = line["tenant_id"], line["minute"], line["trunk"]
         assert key not in found, "a minute is printed twice"
-        found[key] = Total(result["calls"], result["failures"])
+        failures = {(f["final_sip_code"], f["call_end_sub_reason"], f["calls"]) for f in line["failures"]}
+        assert len(failures) == len(line["failures"])
+        found[key] = line | {"failures": failures}
     return found
 
 
-def minute(value: str | int) -> datetime:
-    """Return the time that a text, or a number of minutes since the epoch, denotes."""
-    if isinstance(value, int):
-        return datetime.fromtimestamp(0, UTC) + timedelta(minutes=value)
-    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+def sums(lines: list[dict[str, Any]]) -> Totals:
+    """Return the totals that calls_per_minute.sql gives."""
+    found: Totals = {}
+    for line in lines:
+        key = line["tenantId"], datetime.fromisoformat(line["minute"]).replace(tzinfo=UTC), line["trunk"]
+        assert key not in found, "a minute is printed twice"
+        found[key] = Total(line["calls"], line["failures"])
+    return found
 
 
-def test_python_example_emits_each_minute_once(published: Published) -> None:
-    assert len(published.final) > 500
-    assert python_reader(published) == published.final
+@dataclass(frozen=True)
+class Example:
+    """Run of the Python example, and the database that it wrote to."""
+
+    run: Run
+    dsn: str
+
+
+@pytest.fixture(scope="module")
+def example(published: Published, postgres: str) -> Example:
+    dsn = databases.create_database(postgres)
+    command = [sys.executable, str(ROOT / "examples" / "final_minutes.py"), "--overlap", "10m", "--to-the-end"]
+    return Example(run([*command, "--postgres", dsn], published), dsn)
+
+
+def test_simulated_calls_are_late_revised_and_long(published: Published) -> None:
+    lines = published.final.lines.values()
+    assert published.final.late > 50
+    assert sum(line["attempts"] > 0 for line in lines) > 1_000
+    assert sum(line["attempts"] == 0 for line in lines) > 1_000, "calls last for several minutes"
+    assert max(line["concurrent_calls"] for line in lines) > 3
+    assert any(line["answered"] < line["effective"] < line["attempts"] for line in lines)
+    assert any(line["short_calls"] for line in lines)
+
+
+def test_python_example_emits_each_minute_once(published: Published, example: Example) -> None:
+    assert by_minute(example.run.lines) == published.final.lines
+    assert f"{published.final.late} rows came after their minute was final" in example.run.errors
+
+
+def test_python_example_writes_its_minutes_to_postgres(example: Example) -> None:
+    with psycopg.connect(example.dsn, row_factory=dict_row) as connection:
+        rows = connection.execute("SELECT * FROM trunk_minutes").fetchall()
+    stored = [
+        row | {"minute": f"{row['minute'].astimezone(UTC):%FT%TZ}", "trunk": row["trunk"] or None} for row in rows
+    ]
+    assert by_minute(stored) == by_minute(example.run.lines)
+
+
+def test_every_query_of_the_trunks_dashboard_returns_rows(example: Example) -> None:
+    content = json.loads((ROOT / "examples/postgresql/trunks.json").read_text(encoding="utf-8"))
+    with psycopg.connect(example.dsn, row_factory=dict_row) as connection:
+        chosen: dict[str, str] = {}
+        for choice in content["templating"]["list"][1:]:
+            values = [value for row in connection.execute(filled(choice["query"], chosen)) for value in row.values()]
+            chosen[f"${choice['name']}"] = ", ".join(f"'{value}'" for value in values)
+        assert [values.count("'") for values in chosen.values()] == [2 * 2, 2 * 4], "two tenants, four trunks"
+        results = {
+            panel["title"]: connection.execute(filled(panel["targets"][0]["rawSql"], chosen)).fetchall()
+            for panel in content["panels"]
+            if panel["type"] != "row"
+        }
+    assert [title for title, rows in results.items() if not rows or None in rows[0].values()] == []
+    lines = example.run.lines
+    (attempts,), (busiest,) = (results[title][0].values() for title in ("Attempts", "Most concurrent calls"))
+    assert attempts == sum(line["attempts"] for line in lines)
+    assert busiest == max(line["concurrent_calls"] for line in lines)
+    (ratio,) = results["Answer seizure ratio (ASR)"][0].values()
+    assert float(ratio) == pytest.approx(100 * sum(line["answered"] for line in lines) / attempts)
+    causes = Counter({(row["SIP code"], row["Sub-code"], row["Outcome"]): row["Calls"] for row in results["Causes"]})
+    assert causes.total() == sum(line["attempts"] - line["answered"] for line in lines)
+    assert {(486, 560486, "user_busy"), (408, 560408, "no_answer"), (408, 560409, "failed")} <= causes.keys()
+
+
+def filled(query: str, chosen: dict[str, str]) -> str:
+    """Return a query with the variables and macros of Grafana replaced as its PostgreSQL data source replaces them."""
+    query = query.replace("$__timeGroupAlias(minute, $__interval)", 'floor(extract(epoch from minute)/60)*60 AS "time"')
+    query = query.replace("$__timeFilter(minute)", "minute BETWEEN '2000-01-01T00:00:00Z' AND '2100-01-01T00:00:00Z'")
+    for variable, values in chosen.items():
+        query = query.replace(variable, values)
+    assert "$" not in query, query
+    return query
 
 
 def test_flink_example_emits_each_minute_once(published: Published) -> None:
-    assert flink(published) == published.final
+    assert by_minute(flink(published).lines) == published.final.lines
 
 
 def test_read_uncommitted_consumer_counts_aborted_rows(published: Published) -> None:
-    found = flink(published, "--as-of-now", "--isolation-level", "read_uncommitted")
+    found = sums(flink(published, "--as-of-now", "--isolation-level", "read_uncommitted").lines)
     assert sum(total.calls for total in found.values()) > sum(total.calls for total in published.truth.values())
 
 
 def test_flink_sql_example_counts_calls_per_trunk_and_minute(published: Published) -> None:
-    assert flink(published, "--as-of-now") == published.truth
+    assert sums(flink(published, "--as-of-now").lines) == published.truth

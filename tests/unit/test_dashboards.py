@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connector.metrics.gauges import TenantView
 from connector.metrics.worker import Metrics
-from deploy.grafana.generator.__main__ import FOLDER, dashboards
+from deploy.grafana.generator import trunks
+from deploy.grafana.generator.__main__ import FOLDER, TRUNKS, dashboards
+from deploy.grafana.generator.panels import text
 
 CHECKED_IN: dict[str, dict[str, Any]] = {
     path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.iterdir())
@@ -28,6 +30,29 @@ OF_ALL = ("All instances count", "of all tenants and instances")
 def test_dashboards_match_their_generator() -> None:
     """If this fails, run `make dashboards`."""
     assert {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())} == dashboards()
+
+
+def test_trunks_dashboard_matches_its_generator() -> None:
+    """If this fails, run `make dashboards`."""
+    assert TRUNKS.read_text(encoding="utf-8") == text(trunks.dashboard())
+
+
+def test_trunks_dashboard_panels_are_complete_and_filtered() -> None:
+    content = json.loads(TRUNKS.read_text(encoding="utf-8"))
+    source, *choices = content["templating"]["list"]
+    assert (source["type"], source["query"]) == ("datasource", "grafana-postgresql-datasource")
+    assert [choice["name"] for choice in choices] == ["tenant", "trunk"]
+    for panel in content["panels"]:
+        if panel["type"] == "row":
+            continue
+        assert panel["description"].endswith(".")
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None
+        assert panel["datasource"]["uid"] == "${datasource}"
+        (target,) = panel["targets"]
+        assert set(re.findall(r"\$(\w+)", target["rawSql"])) >= {"__timeFilter", "tenant", "trunk"}
+        assert (target["format"] == "time_series") is (panel["type"] == "timeseries")
+    assert_no_overlap(content["panels"])
 
 
 def test_dashboard_files_are_kafka_overview_and_tenant() -> None:
@@ -103,12 +128,16 @@ def test_overview_dashboard_table_shows_reason_and_dead_letters() -> None:
 
 @pytest.mark.parametrize("file", CHECKED_IN)
 def test_dashboard_panels_do_not_overlap(file: str) -> None:
+    assert_no_overlap(CHECKED_IN[file]["panels"])
+
+
+def assert_no_overlap(panels: list[dict[str, Any]]) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in CHECKED_IN[file]["panels"]:
+    for panel in panels:
         place = panel["gridPos"]
         columns = range(place["x"], place["x"] + place["w"])
         cells = set(itertools.product(columns, range(place["y"], place["y"] + place["h"])))
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
-    assert len({panel["id"] for panel in CHECKED_IN[file]["panels"]}) == len(CHECKED_IN[file]["panels"])
+    assert len({panel["id"] for panel in panels}) == len(panels)

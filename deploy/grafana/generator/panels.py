@@ -5,17 +5,19 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import heatmap, prometheus, stat, statetimeline, table, timeseries
-from grafana_foundation_sdk.cog import builder
+from grafana_foundation_sdk.cog import builder, variants
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from deploy.grafana.generator.sql import DATABASE, Sql
 
 Panel = builder.Builder[dashboard.Panel]
 Steps = Sequence[tuple[float | None, str]]
@@ -25,6 +27,8 @@ GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "bl
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "direct-routing"
 WIDTH = 24
+FULL = {"percent": 100, "percentunit": 1}
+"The value of the whole, by unit."
 MOST_LINES = 15
 "Lines of a panel that shows a line for each tenant."
 _NAMESPACE = {"namespace": "$namespace"}
@@ -90,7 +94,7 @@ def lines(
     title: str,
     description: str,
     unit: str,
-    queries: Sequence[Query],
+    queries: Sequence[Query | Sql],
     *,
     steps: Steps = (),
     width: int = 12,
@@ -101,7 +105,7 @@ def lines(
         timeseries.Panel()
         .title(title)
         .description(description)
-        .datasource(SOURCE)
+        .datasource(_source(queries))
         .unit(unit)
         .min(0)
         .height(8)
@@ -125,8 +129,10 @@ def lines(
         panel.thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(common.GraphTresholdsStyleMode.DASHED))
     if stacked:
         panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
-    if unit == "percentunit":
-        panel.axis_soft_max(1)
+    if unit in FULL:
+        panel.axis_soft_max(FULL[unit])
+    if isinstance(queries[0], Sql):
+        panel.interval("1m")  # the resolution of the table
     for target in _targets(queries):
         panel.with_target(target)
     return panel
@@ -136,7 +142,7 @@ def figure(
     title: str,
     description: str,
     unit: str,
-    query: Query,
+    query: Query | Sql,
     *,
     steps: Steps = ((None, GREEN),),
     width: int = 4,
@@ -146,7 +152,7 @@ def figure(
         stat.Panel()
         .title(title)
         .description(description)
-        .datasource(SOURCE)
+        .datasource(_source([query]))
         .unit(unit)
         .decimals(0 if unit == "none" else 1)
         .height(4)
@@ -271,18 +277,22 @@ def by_label(title: str, description: str, label: str, columns: Sequence[Column]
     return panel
 
 
+def rows(title: str, description: str, query: Sql, units: Mapping[str, str]) -> Panel:
+    """Return a table of the rows that a query gives, with units by column."""
+    panel = (
+        table.Panel().title(title).description(description).datasource(DATABASE).unit("none").height(9).span(WIDTH)
+    ).thresholds(_thresholds([(None, GREEN)]))
+    panel.with_target(query.target("A"))
+    for column, unit in units.items():
+        properties = [dashboard.DynamicConfigValue("unit", unit), dashboard.DynamicConfigValue("decimals", 1)]
+        panel.override_by_name(column, properties)
+    return panel
+
+
 def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenants: bool) -> dashboard.Dashboard:
     """Return a dashboard with its variables, annotations of restarts, and links to the other dashboards."""
     result = (
-        builders.Dashboard(f"Direct Routing · {title}")
-        .uid(f"direct-routing-{uid}")
-        .description(description)
-        .tags([TAG])
-        .editable()
-        .timezone("browser")
-        .refresh("30s")
-        .time("now-6h", "now")
-        .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
+        _empty_board(uid, title, description)
         .with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(_choice("namespace", "Namespace", "label_values(direct_routing_build_info, namespace)"))
         .with_variable(_choice("job", "Job", f"label_values({_selector('build_info', _NAMESPACE)}, job)"))
@@ -300,6 +310,44 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenant
     if tenants:
         query = f"label_values({of_worker('tenant_up')}, tenant)"
         result.with_variable(_choice("tenant", "Tenant", query))
+    return _filled_board(result, rows)
+
+
+def database_board(
+    uid: str, title: str, description: str, rows: Sequence[Row], choices: Mapping[str, tuple[str, str]]
+) -> dashboard.Dashboard:
+    """Return a dashboard of a PostgreSQL data source. `choices` maps variables to their label and SQL query."""
+    source = builders.DatasourceVariable("datasource").label("Data source").type(str(DATABASE.type_val))
+    result = _empty_board(uid, title, description).with_variable(source)
+    for name, (label, query) in choices.items():
+        result.with_variable(
+            builders.QueryVariable(name)
+            .label(label)
+            .datasource(DATABASE)
+            .query(query)
+            .multi(multi=True)
+            .include_all(include_all=True)
+            .current(dashboard.VariableOption(text="All", value="$__all"))
+            .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        )
+    return _filled_board(result, rows)
+
+
+def _empty_board(uid: str, title: str, description: str) -> builders.Dashboard:
+    return (
+        builders.Dashboard(f"Direct Routing · {title}")
+        .uid(f"direct-routing-{uid}")
+        .description(description)
+        .tags([TAG])
+        .editable()
+        .timezone("browser")
+        .refresh("30s")
+        .time("now-6h", "now")
+        .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
+    )
+
+
+def _filled_board(result: builders.Dashboard, rows: Sequence[Row]) -> dashboard.Dashboard:
     for row in rows:
         result.with_row(builders.Row(row.title))
         for panel in row.panels:
@@ -315,9 +363,20 @@ def text(content: dashboard.Dashboard) -> str:
     return json.dumps(content, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _targets(queries: Sequence[Query]) -> list[prometheus.Dataquery]:
+def _source(queries: Sequence[Query | Sql]) -> dashboard.DataSourceRef:
+    return DATABASE if isinstance(queries[0], Sql) else SOURCE
+
+
+def _targets(queries: Sequence[Query | Sql]) -> list[builder.Builder[variants.Dataquery]]:
     return [
-        prometheus.Dataquery().expr(query.expr).legend_format(query.legend).range().ref_id(ref_id).datasource(SOURCE)
+        query.target(ref_id)
+        if isinstance(query, Sql)
+        else prometheus.Dataquery()
+        .expr(query.expr)
+        .legend_format(query.legend)
+        .range()
+        .ref_id(ref_id)
+        .datasource(SOURCE)
         for query, ref_id in zip(queries, "ABCDEFGHIJ", strict=False)
     ]
 

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
-from connector.core.fingerprints import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
+from connector.core.fingerprints import (
+    ABSENT,
+    ENTRY,
+    LAYOUT_MASK,
+    MAX_REVISION,
+    RETURNED,
+    REVISION_SHIFT,
+    UNFIT,
+    differ,
+)
 
 Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
@@ -20,6 +29,7 @@ Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
 Hours = NDArray[np.uint32]
 HOUR_MS = 3_600_000
 _GROWTH = 4
+_CHUNK = 1 << 20  # number of rows that one numpy operation handles where all rows are visited, to save memory
 _COLUMNS = ("hi", "lo", "meta", "fp")
 
 
@@ -110,10 +120,14 @@ class DedupIndex:
         return found, known
 
     def digest(self) -> str:
-        """Return a hash of all entries and their hours. It does not depend on the order in which they were stored."""
+        """Return a hash of all entries and their hours, without the marks of `mark_returned`.
+
+        It does not depend on the order in which they were stored.
+        """
         digest = xxh3_128()
         if self._runs:
             columns = [np.concatenate([run.columns[name] for run in self._runs]) for name in _COLUMNS]
+            columns[_COLUMNS.index("meta")] &= ~np.uint32(RETURNED)  # type: ignore[operator]
             order = np.lexsort((columns[1], columns[0]))
             for column in (*columns, np.concatenate([run.hours for run in self._runs])):
                 digest.update(column[order].tobytes())
@@ -180,6 +194,47 @@ class DedupIndex:
         self._hours = (before_hour, counts[before_hour - first :])
         return count - len(self)
 
+    def mark_returned(self, entries: Entries, hours: NDArray[np.int64]) -> None:
+        """Mark rows that Graph has returned, and store the hours of their calls. No id may occur twice in `entries`.
+
+        The stored hour of a row that was restored is only the last hour of its bucket. If the hour in `hours` is -1, it
+        is not known: the stored hour stays, and the row is not watched.
+        """
+        for run in self._runs:
+            at = run.find(entries)
+            hit = at >= 0
+            at, exact = at[hit], hours[hit]
+            meta, is_known = run.columns["meta"], exact >= 0
+            meta[at] = meta[at] & ~np.uint32(RETURNED) | np.where(is_known, np.uint32(RETURNED), np.uint32(0))
+            at, exact = at[is_known], exact[is_known].astype(np.uint32)
+            self._count(run.hours[at], -1)
+            run.hours[at] = exact
+            self._count(exact)
+
+    def age_marks(self) -> None:
+        """Lower each mark by one step. The lowest mark, ABSENT, stays."""
+        for run in self._runs:
+            meta = run.columns["meta"]
+            for first in range(0, len(meta), _CHUNK):
+                chunk = meta[first : first + _CHUNK]
+                chunk -= chunk >> 1 & np.uint32(ABSENT)  # the upper bit of a mark, moved to the place of the lower bit
+
+    def take_absent(self, ranges: Sequence[tuple[int, int]]) -> Hours:
+        """Return the hours of the rows that are marked as ABSENT and whose hour is in one of `ranges`.
+
+        A range is a first hour and the hour after its last one. The marks of the returned rows are removed.
+        """
+        found = [np.zeros(0, np.uint32)]
+        for run in self._runs if ranges else []:
+            for first in range(0, len(run), _CHUNK):
+                meta, hours = (column[first : first + _CHUNK] for column in (run.columns["meta"], run.hours))
+                at = np.flatnonzero(meta & np.uint32(RETURNED) == ABSENT)
+                inside = [(low <= hours[at]) & (hours[at] < end) for low, end in ranges]
+                at = at[np.logical_or.reduce(inside)]
+                meta[at] &= ~np.uint32(RETURNED)
+                found.append(hours[at])
+        return np.concatenate(found)
+
     def count_from(self, hour: int) -> int:
         """Return the number of rows whose call started at or after `hour` (hours since the epoch)."""
         first, counts = self._hours
@@ -229,6 +284,8 @@ class DedupResult(NamedTuple):
     "Rows that have the id of a chosen row but a different content; one row per different content."
     revisions: NDArray[np.int64]
     "Revision of every row: the revision with which it is published, or the revision that it already has in the index."
+    unmarked: NDArray[np.intp]
+    "Valid rows that are in the index, and are not marked there as returned by Graph lately; one row per id."
 
 
 def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
@@ -264,7 +321,9 @@ def classify(
     revised = np.flatnonzero(changed & chosen)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
     revisions[revised] = np.minimum(revisions[revised] + 1, MAX_REVISION)
-    return DedupResult(np.flatnonzero(~found & chosen), revised, np.flatnonzero(chosen), rejected, revisions)
+    is_marked = (known["meta"] & RETURNED == RETURNED) | (entries["meta"] & UNFIT != 0)
+    unmarked = np.flatnonzero(found & chosen & ~is_marked)
+    return DedupResult(np.flatnonzero(~found & chosen), revised, np.flatnonzero(chosen), rejected, revisions, unmarked)
 
 
 def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

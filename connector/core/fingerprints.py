@@ -38,6 +38,13 @@ compared only by the members that this version includes.
 LAYOUT_MASK = 0b111
 BETA_KNOWN = 1 << 3  # the row was read from beta, so the members that only beta has were known
 UNFIT = 1 << 4  # entry of a dead letter: its key is the hash of the content, not of an id
+RETURNED = 0b11 << 5
+"""Mark of a row that Graph has returned again, in two bits of `meta`. It exists in memory only (see `withdrawals`).
+
+The highest value means that Graph has returned the row lately. 0 means that the row is not watched.
+"""
+ABSENT = 0b01 << 5
+"Lowest value of the mark: Graph has not returned the row since the run before the last one began."
 REVISION_SHIFT = 12
 MAX_REVISION = 2**20 - 1
 _BETA_BITS = np.uint64(28)

@@ -88,6 +88,12 @@ class TenantFamilies:
             " row_lateness_seconds and extend the longest overlap, or rows that are even later will be missed.",
             "tenant",
         )  # fmt: skip
+        self.withdrawn_rows = counter(
+            registry, "withdrawn_rows_total",
+            "Rows that are on the topic and that Graph does not return any more. They stay on the topic. If it grows: "
+            "connector verify lists them. Ask Microsoft why with connector support-case.",
+            "tenant",
+        )  # fmt: skip
 
 
 class ShardFamilies:

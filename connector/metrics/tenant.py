@@ -54,6 +54,7 @@ class TenantMetrics:
         }
         self._unknown_properties = families.unknown_properties.labels(label)
         self._deepest_sweep_rows = families.deepest_sweep_rows.labels(label)
+        self._withdrawn_rows = families.withdrawn_rows.labels(label)
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
         """Count a request to Graph and record its duration.
@@ -93,6 +94,10 @@ class TenantMetrics:
     def found_by_deepest_sweep(self, n: int) -> None:
         """Count `n` rows that appeared so late that only the sweep with the longest overlap read them."""
         self._deepest_sweep_rows.inc(n)
+
+    def rows_withdrawn(self, n: int) -> None:
+        """Count `n` rows that Graph has returned before and does not return any more."""
+        self._withdrawn_rows.inc(n)
 
     def batch_committed(self, delay_s: float) -> None:
         """Record the seconds from the receipt of a response of Graph until the commit of its rows."""
@@ -134,6 +139,7 @@ class TenantMetrics:
             families.throttled_seconds,
             families.unknown_properties,
             families.deepest_sweep_rows,
+            families.withdrawn_rows,
         ):
             family.remove(self.label)
 

@@ -2,7 +2,7 @@
 
 The deduplication index changes only after the commit. Until then, the index entries of the batch's rows are in a second
 index, `Change.pending`. Later pages of the same batch are compared with both indexes. If the transaction fails, the
-second index is dropped with the batch.
+second index is dropped with the batch. Only what `DedupIndex.mark_returned` stores changes before: no topic stores it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -75,6 +75,7 @@ class Batches:
                 if item.start is not None:
                     change.state = windows.start_earlier(change.state, tenant_state.rules, item.start, item.now)
                 change.state, begun = windows.begin(change.state, tenant_state.rules, item.now)
+                tenant_state.withdrawals.begun(begun, tenant_state.rules, tenant_state.remembered)
                 change.begun.append(begun)
                 change.overtaken.append(windows.overtaken(change.state, begun))
             case PageRead():
@@ -86,6 +87,10 @@ class Batches:
                     change.state, [(item.slice, item.steady)], item.now, tenant_state.rules
                 )
                 change.ended += ended
+                withdrawn = tenant_state.withdrawals.ended(
+                    ended, change.state, tenant_state.rules, tenant_state.remembered
+                )
+                change.withdrawn += [withdrawn] if withdrawn else []
             case RangeFailed():
                 change.state = windows.range_failed(change.state, item.window, item.failure)
             case RunsDropped():

@@ -14,6 +14,7 @@ from connector import log
 from connector.core import dedup, instants
 from connector.core.dedup import DedupIndex, Entries, Hours
 from connector.core.windows import State
+from connector.core.withdrawals import Withdrawn
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import Written
 from connector.kafka.state import Checkpoint
@@ -59,6 +60,7 @@ class Change:
     """Number of new rows that are not published, because the deduplication index may have forgotten that they were
     published before. Their call time does not count as read.
     """
+    withdrawn: list[Withdrawn] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     checkpoint_bytes: int = 0

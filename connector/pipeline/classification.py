@@ -47,6 +47,7 @@ class RowClassifier:
         if not page.number:
             tenant_state.suspended.pop(page.slice, None)
         result = self._classify(page, tenant_state, change)
+        _mark_returned(result, page, tenant_state, change)
         if page.repeated or len(result.revised):
             result = self._without_conflicts(result, page, tenant_state, change)
         self._publish(result, page, tenant_state, change)
@@ -195,6 +196,21 @@ class RowClassifier:
         change.dead_letters.append(letter)
         _add_pending(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
         return True
+
+
+def _mark_returned(result: DedupResult, page: PageRead, tenant_state: TenantState, change: Change) -> None:
+    """Mark the known rows of a page in the deduplication index as returned by Graph, with the hours of their calls.
+
+    The hour counts only if the call lies in the range that was requested, and the index has not forgotten it.
+    """
+    if not len(result.unmarked):
+        return
+    window = page.slice.window
+    first_ms = instants.to_ms(max(window.start, change.state.forgotten_before))
+    end_ms = instants.to_ms(window.end)
+    starts_ms = map(_start_ms, page.reading.pick(result.unmarked.tolist()))
+    hours = [ms // dedup.HOUR_MS if ms is not None and first_ms <= ms < end_ms else -1 for ms in starts_ms]
+    tenant_state.remembered.mark_returned(page.reading.entries[result.unmarked], np.array(hours, np.int64))
 
 
 def _add_pending(change: Change, entries: Entries, hours: Hours) -> None:

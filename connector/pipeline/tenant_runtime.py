@@ -9,7 +9,7 @@ from functools import partial
 
 from connector import log
 from connector.config import duration_text
-from connector.core import jobs, windows
+from connector.core import instants, jobs, windows
 from connector.graph.source import Source
 from connector.metrics.gauges import TenantView
 from connector.metrics.tenant import TenantMetrics
@@ -92,6 +92,10 @@ class TenantRuntime:
         if change.oldest_received_at is not None and change.has_rows:
             self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
         self._warn_of_late_rows(change)
+        for rows, window in change.withdrawn:
+            self._series.rows_withdrawn(rows)
+            times = [instants.text(moment) for moment in window]
+            _logger.warning("rows_withdrawn", tenant=self.tenant_state.tenant.label, rows=rows, window=times)
         for begun, overtaken in zip(change.begun, change.overtaken, strict=True):
             self._failed(overtaken)
             deepest = windows.replaced_by(begun, self.tenant_state.rules)

@@ -9,6 +9,7 @@ from connector.config import Identity, Settings, Tenant
 from connector.core import windows
 from connector.core.dedup import DedupIndex
 from connector.core.windows import Rules, Slice
+from connector.core.withdrawals import Withdrawals
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
 from connector.pipeline.messages import PageRead
@@ -33,6 +34,7 @@ class TenantState:
     """Rows that are suspended until their page chain has ended, because their content was rejected before. They are
     stored by slice, then by the first half of the id's hash (field `hi`), each row as a page of its own.
     """
+    withdrawals: Withdrawals = field(default_factory=Withdrawals)
 
     def outlived(self, horizon: datetime) -> bool:
         """Return whether the tenant is retired and all of its call time that was read lies before `horizon`."""

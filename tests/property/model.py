@@ -25,6 +25,7 @@ from connector.core.pages import Page, decode_page
 from connector.core.rows import RowSchema
 from connector.core.scheduler import LearnTime, ReadSlice, Scheduler, SliceFailure, StartRuns
 from connector.core.windows import Rules, Slice, State, Sweep
+from connector.core.withdrawals import Withdrawn
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import NO_TRANSACTION, Offsets, Outgoing
 from connector.pipeline.batch import Batches
@@ -196,6 +197,8 @@ class Topics:
     dead: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     progress: list[Statement] = field(default_factory=list)
     reads: list[CommittedRead] = field(default_factory=list)
+    withdrawn: list[tuple[str, Withdrawn]] = field(default_factory=list)
+    "Withdrawn rows that workers have counted, with their tenant."
     state: dict[bytes, bytes] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
@@ -395,6 +398,7 @@ class Worker:
             raise Died
         topics.commits += 1
         topics.rows += rows
+        topics.withdrawn += [(tenant, one) for tenant, change in changes.items() for one in change.withdrawn]
         topics.dead += dead
         topics.ends = ends
         slices = sum(isinstance(item, SliceRead) for item in self._waiting)

@@ -1,6 +1,6 @@
 """Reading of one range of call time from Graph by a command, in slices, with a progress bar."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import datetime, timedelta
 
@@ -41,6 +41,21 @@ async def read_pages(
             if len(parts) < 2:
                 raise
             left += reversed(parts)
+
+
+def ranges_around(moments: Iterable[datetime], margin: timedelta, shortest_gap: timedelta) -> list[Window]:
+    """Return ranges of whole seconds that contain each moment and the time of `margin` before and after it.
+
+    Ranges are joined if the gap between them is shorter than `shortest_gap`, which keeps the number of requests low.
+    """
+    ranges: list[Window] = []
+    for moment in sorted(moments):
+        start, end = windows.second(moment - margin), windows.second(moment + margin)
+        if ranges and start - ranges[-1].end < shortest_gap:
+            ranges[-1] = ranges[-1]._replace(end=end)
+        else:
+            ranges.append(Window(start, end))
+    return ranges
 
 
 @contextmanager

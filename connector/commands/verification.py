@@ -1,7 +1,8 @@
 """Implementation of `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
 First, the topic is read up to the end that it had at the start. Then Graph is read, with a request budget in addition
-to that of a running worker. Finally, the records that were published meanwhile are searched for the missing rows.
+to that of a running worker. The call time of rows that are on the topic, but that Graph did not return, is read again.
+Finally, the records that were published meanwhile are searched for the missing rows.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import msgspec
 from connector import brokers
 from connector.commands import arguments
 from connector.commands.comparison import SHOWN, Comparison, Digest, Fields, Key, Result, Suspect, id_key, id_keys
-from connector.commands.range_reading import ShowProgress, progress_screen, read_pages
+from connector.commands.range_reading import ShowProgress, progress_screen, ranges_around, read_pages
 from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
 from connector.commands.verification_report import Report, listed, notes
 from connector.config import Settings, Tenant
@@ -45,6 +46,8 @@ _WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
+_MARGIN = timedelta(hours=1)
+"Call time that is read again before and after a row that Graph did not return, in case the start of its call moved."
 _ROW_MAX_BYTES = 900_000  # the connector dead-letters a longer row
 
 
@@ -110,6 +113,8 @@ class _Verification:
         self._shown: dict[Key, _SuspectRow] = {}
         self._invalid: dict[int, _InvalidGraphRow] = {}
         self._foreign = 0
+        self._read_twice: set[Key] = set()
+        "Rows on the topic that the first reading of Graph did not return, and that were searched for again."
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +132,8 @@ class _Verification:
         with progress_screen(self._window) as show:
             show("reading the topic", self._window.start)
             self._read_topics()
-            asyncio.run(self._read_graph(show))
+            asyncio.run(self._read_graph(show, [self._window]))
+            self._read_again(show)
             lost = self._wait_for_missing(show, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
             result = self._comparison.result()
             # With revisions = "ignore", no sweep publishes a changed row: the row is neither pending nor a failure.
@@ -226,16 +232,40 @@ class _Verification:
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
-    async def _read_graph(self, show: ShowProgress) -> None:
+    def _read_again(self, show: ShowProgress) -> None:
+        """Read the call time around unexpected rows again, because a row that moved between pages can be overlooked.
+
+        Rows of calls before the horizon are left out, because Graph may have deleted them at the end of its retention.
+        """
+        unexpected, starts = set(self._comparison.result().unexpected_keys), {}
+        for entries in self._rows.again() if unexpected else []:
+            records = list(self._tenant_rows(entries))
+            for key, record in zip(id_keys(record["id"] for record in records), records, strict=True):
+                if key in unexpected and record["startDateTime"] is not None:
+                    starts[key] = instants.from_ms(record["startDateTime"])
+        oldest = self._begun - self._settings.dedup.horizon
+        recent = {key: start for key, start in starts.items() if start >= oldest}
+        self._read_twice = set(recent)
+        ranges = ranges_around(recent.values(), _MARGIN, self._settings.windows.slice)
+        if ranges:
+            asyncio.run(self._read_graph(show, ranges, self._read_twice))
+
+    async def _read_graph(self, show: ShowProgress, ranges: Sequence[Window], only: set[Key] | None = None) -> None:
+        """Add the rows of `ranges` in Graph to the comparison. With `only`, add no other rows than these."""
         async with GraphClient(self._settings.graph) as graph:
             source = graph.source(self._tenant, NoEvents())
-            pages = read_pages(source, self._window, self._settings.windows.slice, show)
             try:
-                async with aclosing(pages):
-                    async for window, page in pages:
-                        self._take(page.rows, window)
+                for part in ranges:
+                    async with aclosing(read_pages(source, part, self._settings.windows.slice, show)) as pages:
+                        async for window, page in pages:
+                            self._take(page.rows if only is None else self._only(page.rows, only), window)
             finally:
                 await source.close()
+
+    def _only(self, raws: Sequence[msgspec.Raw], keys: set[Key]) -> list[msgspec.Raw]:
+        entries = self._shape.read(raws).entries
+        found = zip(raws, entries["hi"].tolist(), entries["lo"].tolist(), strict=True)
+        return [raw for raw, hi, lo in found if (hi, lo) in keys]
 
     def _take(self, raws: Sequence[msgspec.Raw], window: Window) -> None:
         """Add the rows of one page of Graph to the comparison. `window` is the range that was requested."""
@@ -319,6 +349,7 @@ class _Verification:
         ]
         dead = [row.id for row in self._invalid.values() if row not in lost]
         unexpected = [ids[key] for key in result.unexpected_keys[:SHOWN] if key in ids]
+        withdrawn = [key for key in result.unexpected_keys if key in self._read_twice]
         missing_count, pending_count = len(missing) + len(bad_missing), len(pending) + len(bad_pending)
         differing_count = result.differing - sum(not one.is_missing for one in pending)
         content = {
@@ -333,6 +364,7 @@ class _Verification:
             "duplicated": listed(result.duplicated, duplicated),
             "differing": listed(differing_count, differing),
             "unexpected": listed(result.unexpected, unexpected),
+            "withdrawn": listed(len(withdrawn), [ids[key] for key in withdrawn[:SHOWN] if key in ids]),
             "dead_lettered": listed(len(dead), dead),
             "notes": notes(
                 self._settings, everys, differing=differing_count, pending=pending_count, foreign=self._foreign

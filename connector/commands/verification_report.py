@@ -34,11 +34,9 @@ class Report(NamedTuple):
         ]
         lines += [f"  {name.replace('_', '-'):<14}{text.number(found[name]['count']):>12}" for name in LISTED]
         for name, what in LISTED.items():
-            if found[name]["count"]:
-                lines += ["", f"{what}:"]
-                lines += [f"  {_line(entry)}" for entry in found[name]["ids"]]
-                more = found[name]["count"] - len(found[name]["ids"])
-                lines += [f"  and {text.number(more)} more"] if more else []
+            # Most unexpected rows are withdrawn. They are listed once.
+            if name != "unexpected" or found[name] != found["withdrawn"]:
+                lines += _list(found[name], what)
         lines += ["", *found["notes"]] if found["notes"] else []
         but = ", except for the pending rows" if found["pending"]["count"] else ""
         lines += ["", "not identical" if self.failed else f"identical{but}"]
@@ -51,8 +49,18 @@ LISTED = {
     "differing": "differing",
     "pending": "not on the topic yet; a later sweep will read them",
     "unexpected": "on the topic, but no longer in Graph",
+    "withdrawn": "withdrawn by Graph; these rows are on the topic, and two readings of Graph did not return them",
     "dead_lettered": "dead-lettered",
 }
+
+
+def _list(found: dict[str, Any], what: str) -> list[str]:
+    """Return the lines that list the entries of one kind, with a heading; none if there are no entries."""
+    if not found["count"]:
+        return []
+    more = found["count"] - len(found["ids"])
+    lines = ["", f"{what}:", *(f"  {_line(entry)}" for entry in found["ids"])]
+    return [*lines, f"  and {text.number(more)} more"] if more else lines
 
 
 def _line(entry: Any) -> str:

@@ -45,6 +45,7 @@ SETTINGS: dict[str, object] = {
     "foreign_url": "https://graph.invalid",
     "unservable_at": "",
     "unservable_status": 500,
+    "withdrawn": "",
     "date_skew_s": 0.0,
 }
 SETTINGS_HELP = {
@@ -59,6 +60,7 @@ SETTINGS_HELP = {
     "foreign_url": "URL to which foreign_link and redirect lead",
     "unservable_at": "times for unservable, separated by commas, such as 2026-03-01T10:00:00Z",
     "unservable_status": "status of unservable",
+    "withdrawn": "ids of rows that Graph does not return any more, separated by commas",
     "date_skew_s": "error of the Date header in seconds",
 }
 _RETRY_AFTER = ("seconds", "date", "none", "mixed")

@@ -257,6 +257,8 @@ async def _page(world: World, question: _Question) -> web.StreamResponse:
         note.fault = "empty_page"
         body, page = _empty(question, f"empty-{uuid4().hex[:8]}")
     else:
+        ids = str(world.faults.setting("withdrawn", tenant.id)).split(",")
+        tenant.log.withdrawn = frozenset(one.strip().encode() for one in ids if one)
         page = tenant.log.page(
             question.bounds,
             to_ms(world.data_now()),

@@ -19,6 +19,7 @@ V = TypeVar("V")
 _INDEX_ROWS = 2_000_000
 _TEXT_BYTES = 256 * 1024 * 1024
 _TENANT = 64
+_ID = slice(7, 43)  # place of the id in the JSON text of a row
 
 
 class WeightedCache(Generic[K, V]):
@@ -95,6 +96,8 @@ class CallLog:
         self.calls = calls
         self._index = WeightedCache[tuple[int, int], Block](_INDEX_ROWS) if index is None else index
         self._texts = WeightedCache[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
+        self.withdrawn: frozenset[bytes] = frozenset()
+        "Ids of rows that no page contains any more."
 
     def block(self, number: int) -> Block:
         """Return the calls of the block `number`, from the cache if it has them."""
@@ -168,7 +171,7 @@ class CallLog:
         numbers = self.calls.numbers(*bounds)
         for number in reversed(numbers) if order == "newest" else numbers:
             block = self.block(number)
-            if self._is_inside(block, bounds):
+            if self._is_inside(block, bounds) and not self.withdrawn:
                 count = block.count(at_ms)
                 if count <= offset:
                     offset -= count
@@ -203,6 +206,10 @@ class CallLog:
 
     def _seen(self, block: Block, bounds: tuple[int, int], at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
         calls, versions = block.view(at_ms)
+        if self.withdrawn:
+            texts = self.texts(block)
+            is_left = [texts.text(call, 0)[_ID] not in self.withdrawn for call in calls.tolist()]
+            calls = calls[np.array(is_left, np.bool_)]
         if self._is_inside(block, bounds):
             return calls, versions
         starts = block.start

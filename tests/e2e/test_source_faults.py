@@ -1,5 +1,6 @@
 """Faults of Graph and of its sign-in: no row is lost, repeated or misread."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from connector.simulator.row_content import Texts
-from tests import oracle
+from tests import commands, oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
 from tests.workers import Worker
@@ -236,6 +237,37 @@ def test_row_that_appears_six_days_late_is_found(bench: Bench, settings: Setting
     assert worker.named("very_late_rows_found")
     assert worker.stop() == 0
     bench.check(source, claims=False)
+
+
+def test_rows_that_graph_withdraws_are_counted_and_stay_on_the_topic(bench: Bench, settings: Settings) -> None:
+    source = bench.simulate(**SMALL | {"calls_per_day": 400}, unfit=0, revised=0.2, lateness="none")
+    sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "2s", "overlap": "3d"}]
+    worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+
+    def until_runs(more: int) -> None:
+        before = worker.metric("sweeps_total", every="2s", outcome="ok")
+        worker.until(lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= before + more, "runs")
+
+    until_runs(3)
+    assert worker.metric("withdrawn_rows_total") == 0
+    (rows,) = source.truth().values()
+    newest = datetime.now(UTC) - timedelta(hours=3)
+    ids = sorted({str(row.id) for row in rows if row.start < newest})[:7]
+    source.set_faults(withdrawn=",".join(ids))
+    worker.until(lambda: worker.metric("withdrawn_rows_total") >= len(ids), "withdrawn rows")
+    until_runs(4)
+    assert worker.metric("withdrawn_rows_total") == len(ids)
+    assert sum(event["rows"] for event in worker.named("rows_withdrawn")) == len(ids)
+    assert len(worker.named("rows_withdrawn")) <= 2
+    options = ("--tenant", source.tenants[0], "--from", "-3d", "--to", "-1s", "--requests-per-minute", "60000")
+    report = json.loads(commands.succeed(worker.config, "verify", *options, "--json"))
+    assert sorted(report["withdrawn"]["ids"]) == ids
+    assert report["unexpected"] == report["withdrawn"]
+    assert report["identical"] == len({row.id for row in rows}) - len(ids)
+    assert worker.stop() == 0
+    bench.check(source)
 
 
 def test_row_that_appears_after_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:

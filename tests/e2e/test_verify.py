@@ -104,7 +104,7 @@ def test_verify_command_passes_for_a_complete_topic(published: Published) -> Non
     assert report["topic_records"] == sum(map(len, published.versions().values())) > report["identical"]
     assert report["dead_lettered"]["count"] > 0
     assert report["graph_rows"] == report["identical"] + report["dead_lettered"]["count"]
-    for name in ("missing", "duplicated", "differing", "unexpected"):
+    for name in ("missing", "duplicated", "differing", "unexpected", "withdrawn"):
         assert report[name] == {"count": 0, "ids": []}
     text = commands.succeed(config, "verify", "--tenant", published.tenant, "--from", "-1h", "--to", "-1s")
     assert text.endswith("identical")
@@ -142,7 +142,7 @@ def test_verify_command_passes_if_graph_lacks_a_published_row(published: Publish
     rows = [*published.rows, known[1]._replace(value=avro.encoder(avro.ROW)(values))]
     code, report, error = verify(published.copy(topic, rows), published.tenant)
     assert code == 0, error
-    assert report["unexpected"] == {"count": 1, "ids": [values["id"]]}
+    assert report["unexpected"] == report["withdrawn"] == {"count": 1, "ids": [values["id"]]}
 
 
 def test_verify_command_refuses_a_range_that_retention_deleted(published: Published, topic: str) -> None:

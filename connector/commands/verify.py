@@ -27,6 +27,8 @@ def verify(
     minutes. Then it searches once more. Rows that only a slower sweep reads are pending: run the command again after
     that sweep.
 
+    Rows that are on the topic but that Graph does not return any more are listed, and are no failure.
+
     \b
     Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or
     the topic's retention has started to delete the range.

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from connector.core.fingerprints import (
-    ABSENT,
     ENTRY,
     LAYOUT_MASK,
     MAX_REVISION,
@@ -22,66 +21,12 @@ from connector.core.fingerprints import (
     UNFIT,
     differ,
 )
+from connector.core.index_run import COLUMNS, Entries, Hours, IndexRun, columns_of, sorted_run
 
-Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
 "Function that returns the fingerprints of the rows at the given indices, in an older fingerprint version (`layout`)."
-Hours = NDArray[np.uint32]
 HOUR_MS = 3_600_000
 _GROWTH = 4
-_CHUNK = 1 << 20  # number of rows that one numpy operation handles where all rows are visited, to save memory
-_COLUMNS = ("hi", "lo", "meta", "fp")
-
-
-class _Run:
-    """Part of the index. Its entries are sorted by `hi`, the first part of the id's hash.
-
-    Each field of the entries has its own array.
-    """
-
-    __slots__ = ("columns", "hours")
-
-    def __init__(self, columns: dict[str, NDArray[np.generic]], hours: Hours) -> None:
-        self.columns = columns
-        self.hours = hours
-
-    def __len__(self) -> int:
-        return len(self.hours)
-
-    def find(self, entries: Entries) -> NDArray[np.intp]:
-        """Find each of `entries` by id. Return its position in this part of the index, or -1 if the id is not in it."""
-        hi, lo = self.columns["hi"], self.columns["lo"]
-        position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
-        found = np.full(len(entries), -1, np.intp)
-        open_ = np.arange(len(entries))
-        # `position` is the first entry with the same `hi`. A further round is only needed for ids that share their
-        # first 64 bits with an entry that has another `lo`.
-        while len(open_):
-            at = position[open_]
-            inside = at < len(hi)
-            open_, at = open_[inside], at[inside]
-            same_hi = hi[at] == entries["hi"][open_]
-            open_, at = open_[same_hi], at[same_hi]
-            hit = lo[at] == entries["lo"][open_]
-            found[open_[hit]] = at[hit]
-            open_ = open_[~hit]
-            position[open_] += 1
-        return found
-
-    def merged(self, other: "_Run") -> "_Run":
-        """Return this part of the index joined with another part. The two parts must have no id in common."""
-        at = np.searchsorted(self.columns["hi"], other.columns["hi"])
-        columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
-        return _Run(columns, np.insert(self.hours, at, other.hours))
-
-
-def _run(entries: Entries, hours: Hours) -> _Run:
-    order = np.argsort(entries["hi"], kind="stable")
-    return _Run(_columns(entries, order), hours[order])
-
-
-def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
-    return {name: np.ascontiguousarray(entries[name][chosen]) for name in _COLUMNS}
 
 
 class DedupIndex:
@@ -92,7 +37,7 @@ class DedupIndex:
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Run] = []
+        self._runs: list[IndexRun] = []
         self._hours: tuple[int, NDArray[np.int64]] = (0, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -114,7 +59,7 @@ class DedupIndex:
         for run in self._runs:
             at = run.find(entries)
             hit = at >= 0
-            for name in _COLUMNS:
+            for name in COLUMNS:
                 known[name][hit] = run.columns[name][at[hit]]
             found |= hit
         return found, known
@@ -126,8 +71,8 @@ class DedupIndex:
         """
         digest = xxh3_128()
         if self._runs:
-            columns = [np.concatenate([run.columns[name] for run in self._runs]) for name in _COLUMNS]
-            columns[_COLUMNS.index("meta")] &= ~np.uint32(RETURNED)  # type: ignore[operator]
+            columns = [np.concatenate([run.columns[name] for run in self._runs]) for name in COLUMNS]
+            columns[COLUMNS.index("meta")] &= ~np.uint32(RETURNED)
             order = np.lexsort((columns[1], columns[0]))
             for column in (*columns, np.concatenate([run.hours for run in self._runs])):
                 digest.update(column[order].tobytes())
@@ -147,7 +92,7 @@ class DedupIndex:
             fresh &= ~hit
         self._count(hours)
         if fresh.any():
-            runs = [*self._runs, _run(entries[fresh], hours[fresh])]
+            runs = [*self._runs, sorted_run(entries[fresh], hours[fresh])]
             while len(runs) > 1 and len(runs[-2]) < _GROWTH * len(runs[-1]):
                 last = runs.pop()
                 runs[-1] = runs[-1].merged(last)
@@ -172,7 +117,7 @@ class DedupIndex:
         last = np.ones(len(entries), np.bool_)
         last[:-1] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
         hours = hours[last]
-        self._runs = [_Run(_columns(entries, last), hours)] if len(hours) else []
+        self._runs = [IndexRun(columns_of(entries, last), hours)] if len(hours) else []
         self._hours = (0, np.zeros(0, np.int64))
         self._count(hours)
 
@@ -189,7 +134,7 @@ class DedupIndex:
         for run in self._runs:
             keep = run.hours >= before_hour
             if keep.any():
-                runs.append(_Run({name: run.columns[name][keep] for name in _COLUMNS}, run.hours[keep]))
+                runs.append(IndexRun({name: run.columns[name][keep] for name in COLUMNS}, run.hours[keep]))
         self._runs = runs
         self._hours = (before_hour, counts[before_hour - first :])
         return count - len(self)
@@ -201,39 +146,21 @@ class DedupIndex:
         is not known: the stored hour stays, and the row is not watched.
         """
         for run in self._runs:
-            at = run.find(entries)
-            hit = at >= 0
-            at, exact = at[hit], hours[hit]
-            meta, is_known = run.columns["meta"], exact >= 0
-            meta[at] = meta[at] & ~np.uint32(RETURNED) | np.where(is_known, np.uint32(RETURNED), np.uint32(0))
-            at, exact = at[is_known], exact[is_known].astype(np.uint32)
-            self._count(run.hours[at], -1)
-            run.hours[at] = exact
-            self._count(exact)
+            before, after = run.mark_returned(entries, hours)
+            self._count(before, -1)
+            self._count(after)
 
     def age_marks(self) -> None:
         """Lower each mark by one step. The lowest mark, ABSENT, stays."""
         for run in self._runs:
-            meta = run.columns["meta"]
-            for first in range(0, len(meta), _CHUNK):
-                chunk = meta[first : first + _CHUNK]
-                chunk -= chunk >> 1 & np.uint32(ABSENT)  # the upper bit of a mark, moved to the place of the lower bit
+            run.age_marks()
 
     def take_absent(self, ranges: Sequence[tuple[int, int]]) -> Hours:
         """Return the hours of the rows that are marked as ABSENT and whose hour is in one of `ranges`.
 
         A range is a first hour and the hour after its last one. The marks of the returned rows are removed.
         """
-        found = [np.zeros(0, np.uint32)]
-        for run in self._runs if ranges else []:
-            for first in range(0, len(run), _CHUNK):
-                meta, hours = (column[first : first + _CHUNK] for column in (run.columns["meta"], run.hours))
-                at = np.flatnonzero(meta & np.uint32(RETURNED) == ABSENT)
-                inside = [(low <= hours[at]) & (hours[at] < end) for low, end in ranges]
-                at = at[np.logical_or.reduce(inside)]
-                meta[at] &= ~np.uint32(RETURNED)
-                found.append(hours[at])
-        return np.concatenate(found)
+        return np.concatenate([np.zeros(0, np.uint32), *(run.take_absent(ranges) for run in self._runs if ranges)])
 
     def count_from(self, hour: int) -> int:
         """Return the number of rows whose call started at or after `hour` (hours since the epoch)."""

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.dedup import DedupIndex, Entries, Hours
+from connector.core.dedup import DedupIndex
 from connector.core.fingerprints import ENTRY, LAYOUT, LAYOUT_MASK
+from connector.core.index_run import Entries, Hours
 from connector.errors import FatalError
 
 VERSION = b"\x01"

@@ -8,7 +8,7 @@ PREFIX = "direct_routing_"
 LATENESS_S = (60, 300, 900, 3600, 10_800, 21_600, 86_400, 172_800, 604_800)
 # There are only a few bucket limits, so that a tenant with six sweeps has at most 80 series.
 COMMIT_DELAY_S = (0.1, 0.25, 1, 2.5, 10, 60)
-REQUEST_DURATION_S = (0.1, 0.25, 0.5, 1, 2.5, 10, 30)
+REQUEST_DURATION_S = (0.25, 0.5, 1, 2.5, 10, 30)
 TRANSACTION_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
@@ -30,8 +30,8 @@ def histogram(registry: CollectorRegistry, name: str, help_: str, limits: Sequen
     return Histogram(PREFIX + name, help_, labels, registry=registry, buckets=limits)
 
 
-class TenantFamilies:
-    """Metrics with at least one series per tenant."""
+class RowFamilies:
+    """Metrics of rows with at least one series per tenant."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.rows = counter(
@@ -46,6 +46,31 @@ class TenantFamilies:
             " extend this overlap, or later rows will be missed.",
             LATENESS_S, "tenant",
         )  # fmt: skip
+        self.unknown_properties = counter(
+            registry, "unknown_properties_total",
+            "JSON members of rows that the schema does not have. They are kept in additionalProperties, unless"
+            " rows.additional_properties is drop. If it grows: Graph has new fields, look for an upgrade.",
+            "tenant",
+        )  # fmt: skip
+        self.deepest_sweep_rows = counter(
+            registry, "deepest_sweep_rows_total",
+            "Rows that became visible so late that only the sweep with the longest overlap found them. If it grows: see"
+            " row_lateness_seconds and extend the longest overlap, or rows that are even later will be missed.",
+            "tenant",
+        )  # fmt: skip
+        self.withdrawn_rows = counter(
+            registry, "withdrawn_rows_total",
+            "Rows that are on the topic and that Graph does not return any more. They stay on the topic. If it grows: "
+            "connector verify lists them. Ask Microsoft why with connector support-case.",
+            "tenant",
+        )  # fmt: skip
+
+
+class TenantFamilies(RowFamilies):
+    """Metrics with at least one series per tenant."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
         self.commit_delay = histogram(
             registry, "commit_delay_seconds",
             "Time from the response of Graph to the commit of the transaction. If it takes seconds: the brokers are"
@@ -75,24 +100,6 @@ class TenantFamilies:
             registry, "sweeps_total",
             "Finished sweeps by cadence and outcome. A failed sweep is repeated: see tenant_failing and the log.",
             "tenant", "every", "outcome",
-        )  # fmt: skip
-        self.unknown_properties = counter(
-            registry, "unknown_properties_total",
-            "JSON members of rows that the schema does not have. They are kept in additionalProperties, unless"
-            " rows.additional_properties is drop. If it grows: Graph has new fields, look for an upgrade.",
-            "tenant",
-        )  # fmt: skip
-        self.deepest_sweep_rows = counter(
-            registry, "deepest_sweep_rows_total",
-            "Rows that became visible so late that only the sweep with the longest overlap found them. If it grows: see"
-            " row_lateness_seconds and extend the longest overlap, or rows that are even later will be missed.",
-            "tenant",
-        )  # fmt: skip
-        self.withdrawn_rows = counter(
-            registry, "withdrawn_rows_total",
-            "Rows that are on the topic and that Graph does not return any more. They stay on the topic. If it grows: "
-            "connector verify lists them. Ask Microsoft why with connector support-case.",
-            "tenant",
         )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from connector import log
 from connector.core import dedup, instants
-from connector.core.dedup import DedupIndex, Entries, Hours
+from connector.core.dedup import DedupIndex
+from connector.core.index_run import Entries, Hours
 from connector.core.windows import State
 from connector.core.withdrawals import Withdrawn
 from connector.kafka.publishing import Outgoing

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from connector.config import Settings
 from connector.core import dedup, instants, jobs
-from connector.core.dedup import DedupResult, Entries, Hours
+from connector.core.dedup import DedupResult
 from connector.core.fingerprints import invalid_entry, rejected_entries
+from connector.core.index_run import Entries, Hours
 from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.core.windows import Slice
 from connector.kafka.limits import Limits

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from connector.core import dedup
-from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, split_repeats, with_revision
+from connector.core.dedup import HOUR_MS, DedupIndex, classify, split_repeats, with_revision
 from connector.core.fingerprints import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
+from connector.core.index_run import Entries, Hours, IndexRun
 
 # Few values of `hi`, so that ids collide in their first 64 bits all the time.
 _KEYS = st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1]), st.integers(0, 40))
@@ -185,13 +186,13 @@ def test_empty_dedup_index_finds_nothing() -> None:
 def test_dedup_index_length_is_stable_during_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop reads the length while the producer's thread adds rows."""
     index, lengths = DedupIndex(), []
-    merged = dedup._Run.merged
+    merged = IndexRun.merged
 
     def watched(run: Any, other: Any) -> Any:
         lengths.append(len(index))
         return merged(run, other)
 
-    monkeypatch.setattr(dedup._Run, "merged", watched)
+    monkeypatch.setattr(IndexRun, "merged", watched)
     for number in range(16):
         entries = np.zeros(1, ENTRY)
         entries["hi"] = number

@@ -40,6 +40,7 @@ FAMILIES = {
     "unknown_properties_total": ("counter", {"tenant"}),
     "backfill_remaining_seconds": ("gauge", {"tenant"}),
     "deepest_sweep_rows_total": ("counter", {"tenant"}),
+    "withdrawn_rows_total": ("counter", {"tenant"}),
     "transactions_total": ("counter", {"shard", "outcome"}),
     "transaction_duration_seconds": ("histogram", {"shard"}),
     "restore_duration_seconds": ("gauge", {"shard"}),
@@ -281,6 +282,7 @@ def test_each_event_increments_the_counter_with_its_labels(metrics: Metrics, ten
     tenant.sweep_ended("2h", "failed")
     tenant.unknown_properties_seen(6)
     tenant.found_by_deepest_sweep(7)
+    tenant.rows_withdrawn(8)
     shard = metrics.shard(3)
     shard.transaction_committed(0.03)
     shard.transaction_aborted()
@@ -306,6 +308,7 @@ def test_each_event_increments_the_counter_with_its_labels(metrics: Metrics, ten
         'sweeps_total{every="2h",outcome="failed",tenant="contoso"}': 1,
         'unknown_properties_total{tenant="contoso"}': 6,
         'deepest_sweep_rows_total{tenant="contoso"}': 7,
+        'withdrawn_rows_total{tenant="contoso"}': 8,
         'transactions_total{outcome="committed",shard="3"}': 1,
         'transactions_total{outcome="aborted",shard="3"}': 1,
         'transaction_duration_seconds_count{shard="3"}': 1,

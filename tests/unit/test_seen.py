@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core.dedup import DedupIndex, Entries, Hours, classify
+from connector.core.dedup import DedupIndex, classify
 from connector.core.fingerprints import ENTRY, LAYOUT, REVISION_SHIFT
+from connector.core.index_run import Entries, Hours
 from connector.errors import FatalError
 from connector.kafka import seen
 from connector.kafka.seen import SEALED, SeenLog, Written

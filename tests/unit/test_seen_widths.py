@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from connector.core.dedup import Entries, Hours
 from connector.core.fingerprints import ENTRY
+from connector.core.index_run import Entries, Hours
 from connector.kafka import seen
 from connector.kafka.seen import SeenLog
 

@@ -398,6 +398,15 @@ async def test_unservable_fault_fails_ranges_that_contain_the_given_time(start: 
             client.simulator.set_faults(unservable_at=wrong)
 
 
+@pytest.mark.parametrize("order", ["start", "newest", "id"])
+async def test_withdrawn_rows_are_on_no_page(start: Clients, order: str) -> None:
+    client = await start(order=order)
+    before = [row["id"] for page in await client.chain(client.address()) for row in page["value"]]
+    client.simulator.set_faults(withdrawn=", ".join(before[::50]))
+    after = [row["id"] for page in await client.chain(client.address()) for row in page["value"]]
+    assert after == [one for one in before if one not in before[::50]]
+
+
 async def test_upper_link_fault_capitalizes_the_next_link_member(start: Clients) -> None:
     client = await start(faults={"upper_link": 1})
     pages = await client.chain(client.address())

@@ -8,8 +8,38 @@ _SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/property/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
 _CONFLICTS = "tests/unit/test_conflicts.py"
+_WITHDRAWALS = "connector/core/withdrawals.py"
+_WITHDRAWN = "tests/property/test_withdrawals.py"
 
 CORE = (
+    Mutant(
+        "a row counts as withdrawn although one of the two runs did not read its call time",
+        _WITHDRAWALS,
+        "in_both = [part for window in complete for part in clip(self._complete, window)]",
+        "in_both = complete",
+        f"{_WITHDRAWN} -k test_row_is_not_withdrawn_near_unread_or_unstable_call_time",
+    ),
+    Mutant(
+        "call time that was read without stable paging reveals withdrawn rows",
+        _WITHDRAWALS,
+        "*coverage.missing(run.window, run.started), *unstable]",
+        "*coverage.missing(run.window, run.started)]",
+        f"{_WITHDRAWN} -k test_row_is_not_withdrawn_near_unread_or_unstable_call_time",
+    ),
+    Mutant(
+        "a run that was replaced counts as a run that did not return a row",
+        _WITHDRAWALS,
+        "if self._has_ended and _deepest(rules) in sweeps:",
+        "if _deepest(rules) in sweeps:",
+        f"{_WITHDRAWN} -k test_replaced_run_is_not_one_of_the_two_runs",
+    ),
+    Mutant(
+        "a restored row is watched with the hour of its bucket",
+        "connector/core/index_run.py",
+        "is_wrong = is_known & (self.hours[at] != exact)",
+        "is_wrong = is_known & (self.hours[at] < exact)",
+        f"{_WITHDRAWN} -k test_rows_read_before_a_restart_are_watched_again",
+    ),
     Mutant(
         "pages are requested although uncommitted pages fill the memory",
         "connector/graph/page_memory.py",

@@ -88,6 +88,8 @@ def test_random_history_neither_loses_nor_duplicates_rows(seed: int) -> None:
     for tenant, world in storm.worlds.items():
         assert_each_version_once(world, published(topics, tenant))
         assert_promise_kept(world, topics, tenant, storm.first_start_s(tenant), promised_s, storm.missed(tenant))
+        withdrawn = sum(found.rows for of, found in topics.withdrawn if of == tenant)
+        assert withdrawn <= sum(one.withdrawn_s <= storm.time_s for one in world.calls)
     unfit = [v.text for world in storm.worlds.values() for one in world.calls for v in one.versions if not v.fits]
     texts = [text for _, text in topics.dead]
     assert len(texts) == len(set(texts)), "an invalid row was dead-lettered twice"

@@ -153,8 +153,8 @@ def test_row_that_graph_returns_again_can_be_withdrawn_again() -> None:
 
 
 def unstable(read: Read) -> list[Read]:
-    middle = moment(6 * HOUR_S - 1)
-    return [read._replace(end=middle), read._replace(start=middle, end=moment(6 * HOUR_S), steady=False)]
+    first, last = moment(6 * HOUR_S - 1), moment(6 * HOUR_S)
+    return [read._replace(end=first), Read(first, last, read.at, steady=False), read._replace(start=last)]
 
 
 def partly_unread(read: Read) -> list[Read]:

@@ -289,7 +289,7 @@ CORE = (
     ),
     Mutant(
         "ids with the same first 64 bits count as equal",
-        "connector/core/dedup.py",
+        "connector/core/index_run.py",
         'hit = lo[at] == entries["lo"][open_]',
         'hit = np.ones_like(lo[at] == entries["lo"][open_])',
         "tests/property/test_dedup.py",

@@ -10,6 +10,7 @@ A rejected content may be read again later, when no other content of its id is o
 suspended until its page chain has ended. It is published only if the chain contains no other content of the id.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import msgspec
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from connector.config import Settings
 from connector.core import dedup, instants, jobs
 from connector.core.dedup import DedupResult
-from connector.core.fingerprints import invalid_entry, rejected_entries
+from connector.core.fingerprints import ENTRY, UNFIT, id_keys, invalid_entry, rejected_entries
 from connector.core.index_run import Entries, Hours
 from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.core.windows import Slice
@@ -202,16 +203,25 @@ class RowClassifier:
 def _mark_returned(result: DedupResult, page: PageRead, tenant_state: TenantState, change: Change) -> None:
     """Mark the known rows of a page in the deduplication index as returned by Graph, with the hours of their calls.
 
-    The hour counts only if the call lies in the range that was requested, and the index has not forgotten it.
+    A row that was published and is invalid now is marked, too: Graph still has it. The hour counts only if the call
+    lies in the range that was requested, and the index has not forgotten it.
     """
-    if not len(result.unmarked):
-        return
-    window = page.slice.window
+    entries, window = page.reading.entries, page.slice.window
     first_ms = instants.to_ms(max(window.start, change.state.forgotten_before))
     end_ms = instants.to_ms(window.end)
-    starts_ms = map(_start_ms, page.reading.pick(result.unmarked.tolist()))
-    hours = [ms // dedup.HOUR_MS if ms is not None and first_ms <= ms < end_ms else -1 for ms in starts_ms]
-    tenant_state.remembered.mark_returned(page.reading.entries[result.unmarked], np.array(hours, np.int64))
+
+    def mark(entries: Entries, rows: Iterable[Row | InvalidRow]) -> None:
+        starts_ms = map(_start_ms, rows)
+        hours = [ms // dedup.HOUR_MS if ms is not None and first_ms <= ms < end_ms else -1 for ms in starts_ms]
+        tenant_state.remembered.mark_returned(entries, np.array(hours, np.int64))
+
+    if len(result.unmarked):
+        mark(entries[result.unmarked], page.reading.pick(result.unmarked.tolist()))
+    invalid_at = np.flatnonzero(entries["meta"] & UNFIT).tolist()
+    if invalid := {row.id: row for row in page.reading.pick(invalid_at) if row.id}:
+        by_id, keys = np.zeros(len(invalid), ENTRY), id_keys(map(str, invalid))
+        by_id["hi"], by_id["lo"] = keys["hi"], keys["lo"]
+        mark(by_id, invalid.values())
 
 
 def _add_pending(change: Change, entries: Entries, hours: Hours) -> None:

@@ -34,6 +34,13 @@ CORE = (
         f"{_WITHDRAWN} -k test_replaced_run_is_not_one_of_the_two_runs",
     ),
     Mutant(
+        "a published row that is invalid now counts as withdrawn",
+        "connector/pipeline/classification.py",
+        "        mark(by_id, invalid.values())",
+        "        mark(by_id[:0], [])",
+        f"{_WITHDRAWN} -k test_no_row_counts_as_withdrawn_while_graph_returns_all",
+    ),
+    Mutant(
         "a restored row is watched with the hour of its bucket",
         "connector/core/index_run.py",
         "is_wrong = is_known & (self.hours[at] != exact)",

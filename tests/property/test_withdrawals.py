@@ -38,7 +38,7 @@ FIRST_HOUR = int(EPOCH.timestamp() * 1000) // HOUR_MS
 
 
 def some_world(seed: int) -> World:
-    """Return calls with late, invalid and revised rows. Some revisions move the start by less than an hour."""
+    """Return calls with late and revised rows. Some revisions are invalid, or move the start by less than an hour."""
     rng = random.Random(seed)
     world = World(some_calls(rng, 120, UNTIL_S - 2 * HOUR_S, 4 * HOUR_S), rng.choice([2, 7, 50]))
     for one in world.calls:
@@ -47,6 +47,9 @@ def some_world(seed: int) -> World:
             start_s = last.start_s + rng.uniform(-0.9, 0.9) * HOUR_S
             text = row(one.id, start_s, len(one.versions))
             one.versions.append(Version(last.from_s + rng.uniform(1, 2 * HOUR_S), start_s, text))
+        elif rng.random() < 0.1:
+            text = row(one.id, last.start_s, f"{one.id}?")
+            one.versions.append(Version(last.from_s + rng.uniform(1, 2 * HOUR_S), last.start_s, text, fits=False))
     return world
 
 

@@ -56,7 +56,7 @@ class Fields:
         self.beta = tuple(name for name in beta if name not in left_out)
 
     def digest(self, values: Values) -> Digest:
-        """Return two hashes of a row version: of the fields of v1.0, and of those that only /beta has.
+        """Return two hashes: of the fields of Graph's v1.0 endpoint, and of those that only the beta endpoint has.
 
         `values` has Graph's field names, with times as epoch milliseconds.
         """

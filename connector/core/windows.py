@@ -83,9 +83,9 @@ class SweepState(NamedTuple):
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
         """Let the sweep continue from the call time `position`, and return its new state.
 
-        `missed` is the call time that the sweep has not read late enough. The sweep counts as complete (`through`) up
-        to the first missed call time before `position`. Without missed call time, it counts as complete up to
-        `position`.
+        `missed` is call time that the sweep did not read, or read before all of its rows were visible. The sweep counts
+        as complete (`through`) up to the first missed call time before `position`. Without missed call time, it counts
+        as complete up to `position`.
         """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position

@@ -121,7 +121,7 @@ class SignIn:
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
-        """Return a valid access token. If there is none yet, wait for the pauses of sign-in and acquire one.
+        """Return a valid access token. If there is none, acquire one, after the pause that follows a failed sign-in.
 
         Raises PermanentError or TransientError if sign-in fails.
         """

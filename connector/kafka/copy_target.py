@@ -213,7 +213,9 @@ class CopyTarget:
                     else:
                         markers.pop(place[1], None)
             if reader.undecided:
-                raise FatalError(f"a transaction is still open in {named(reader.undecided)}", self._delete())
+                raise FatalError(
+                    f"an interrupted copy has left a transaction open in {named(reader.undecided)}", self._delete()
+                )
         return _Held(digests, markers)
 
     def _delete(self) -> str:

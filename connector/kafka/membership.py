@@ -25,6 +25,7 @@ _CONFIRM_S = 0.5
 _PAUSE_S = 0.02
 _REJOIN_S = 30.0
 _AGAIN_S = 1.0
+_REJOINS = "a new consumer joins the group"
 _logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
@@ -183,7 +184,7 @@ class Membership:
                 if error.str() != last_error:
                     last_error = error.str()
                     reason = rights.explained(error, self._group)
-                    _logger.warning("group_error", error=reason, fatal=False)
+                    _logger.warning("group_error", error=reason, effect="the consumer goes on")
             elif message is not None and message.partition() in self._opened:
                 command = ControlRecord(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
                 self._owner.commanded(message.partition(), command)  # type: ignore[arg-type]
@@ -257,9 +258,9 @@ class Membership:
 def _report(error: Exception) -> None:
     """Log the error after which the consumer is replaced, with a traceback if the error is a bug."""
     if isinstance(error, KafkaException):
-        _logger.warning("group_error", error=error.args[0].str(), fatal=True)
+        _logger.warning("group_error", error=error.args[0].str(), effect=_REJOINS)
     elif isinstance(error, SystemError | AttributeError):
         # confluent-kafka raises these during callbacks, see fatal_errors. The consumer is replaced anyway.
-        _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
+        _logger.warning("group_error", error=str(error.__cause__ or error), effect=_REJOINS)
     else:
-        _logger.warning("group_error", error=repr(error), fatal=True, exc_info=error)
+        _logger.warning("group_error", error=repr(error), effect=_REJOINS, exc_info=error)

@@ -176,14 +176,14 @@ class Registry:
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
-            raise FatalError(f"the schema registry at {self._url} has no Avro record schema with id {schema_id}")
+            what = f"the registry {self._url} has no Avro record schema with id {schema_id}"
+            raise FatalError(what, "check schema_registry.url")
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
         """Look up the schema of a subject without registering it.
 
-        Raises FatalError if the subject would not accept the schema. Also raises it if the schema is missing and the
-        settings do not allow its registration.
+        Raises FatalError if the schema is not acceptable, or is missing and may not be registered.
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:

@@ -266,8 +266,8 @@ class Transactions(Publisher):
             self._drop()
             where = named({*lost.records, *lost.unreadable})
             raise ShardRestartError(
-                f"the abort of a transaction of {self._name} may also have aborted an earlier, committed transaction "
-                f"in {where}: the shard restarts and writes lost records again"
+                f"the abort of a transaction of {self._name} may have removed records of an earlier, committed "
+                f"transaction from {where}: the shard restarts and writes these records again"
             )
         self._unproven = []
 

@@ -108,8 +108,8 @@ class Batches:
     ) -> None:
         """Complete a batch: make the records of the deduplication index, and choose the entries that the index forgets.
 
-        No messages may be added to `changes` afterwards. `now` is None while Graph has not confirmed the time. Then the
-        index forgets nothing.
+        No messages may be added to `changes` afterwards. `now` is None until a response of Graph has confirmed that
+        the local clock is right. Until then, the index forgets nothing.
         """
         for tenant, change in changes.items():
             self._close_change(change, tenant_states[tenant], now)

@@ -306,10 +306,10 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
-        """Commit the reason NOT_CONFIGURED for a tenant that this worker's configuration does not contain.
+        """Commit to the state topic that the tenant is not read, because it is not in this worker's configuration.
 
-        Do nothing if the reason is committed already. A worker that has the tenant in its configuration reads the
-        reason from the state topic, and reports it.
+        Do nothing if this was committed before. The workers whose configuration contains the tenant read it from the
+        state topic, and report it.
         """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return

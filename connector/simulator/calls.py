@@ -199,7 +199,7 @@ class Block:
         return self.changes[call][version - 1].visible_ms if version else int(self.visible[call])
 
     def version_count(self, call: int) -> int:
-        """Return how many versions a row has in total, including those that are not visible yet."""
+        """Return how many versions the row of a call has in total, including those that are not visible yet."""
         return 1 + len(self.changes.get(call, ()))
 
     def fits(self, call: int, version: int) -> bool:

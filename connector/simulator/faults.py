@@ -128,10 +128,10 @@ def _setting(name: str, value: object) -> object:
 
 
 class Faults:
-    """Faults and settings. Each applies to all tenants or to one tenant.
+    """Faults of the simulator, and settings of how it answers. Each applies to all tenants or to one tenant.
 
-    The value of a fault is the share of requests that it affects, for example 0.05. The values {"share": 1, "times": 3}
-    and "1x3" also limit how often the fault happens.
+    The value of a fault is the share of requests that it affects, for example 0.05. The value {"share": 1, "times": 3},
+    or "1x3" for short, limits the fault to three requests.
     """
 
     def __init__(self, seed: int, changes: Mapping[str, object] | None = None) -> None:

@@ -180,7 +180,7 @@ def _end_if_fault_happens(world: World, request: web.Request, note: ReceivedRequ
 
 
 def _read(world: World, question: _Question, *, has_role: bool) -> None:
-    """Parse the arguments in the URL of a request. If they are invalid, end the request with an error of Graph."""
+    """Parse the URL of a request into `question`. If it is invalid, end the request as Graph would, with an error."""
     note = question.note
     # Graph reads an unencoded "+" as a blank, so the "+" in raw_path is replaced before decoding.
     path, _, query = question.request.raw_path.partition("?")

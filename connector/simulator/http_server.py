@@ -72,7 +72,7 @@ class Simulator:
 
     @property
     def managed_identity(self) -> str:
-        """The client id of this machine's user-assigned managed identity."""
+        """The client id of the user-assigned managed identity that the simulator offers to this machine."""
         return next(iter(self.world.sign_in.machines))
 
     def register(self, *certificates: bytes) -> None:

@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_flaky_test_passes_the_run_once_and_fails_it_next_time(project: Path) -> None:
+def test_flaky_test_is_accepted_once_and_fails_make_test_later(project: Path) -> None:
     today = datetime.now(UTC).date()
     for time, code in ((1, 0), (2, 1)):
         (project / "runs").unlink(missing_ok=True)

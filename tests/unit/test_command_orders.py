@@ -129,7 +129,7 @@ def test_unread_seconds_are_gaps_plus_lag_with_an_estimated_end() -> None:
     assert (paused["unread_done"], paused["since"]) == (None, "2026-03-10T12:00:00.000Z")
 
 
-def test_failing_tenant_has_a_reason_code_and_a_start_time() -> None:
+def test_status_shows_why_and_since_when_a_tenant_fails() -> None:
     failing = tenant_json(checkpoint(failing=("throttled", "Graph says wait")))
     assert (failing["reason_code"], failing["since"]) == ("throttled", "2026-03-10T12:00:00.000Z")
     healthy = tenant_json(checkpoint())

@@ -82,7 +82,7 @@ async def test_abort_is_verified_only_if_earlier_commits_are_visible(
     monkeypatch.setattr(visibility, "lost", lambda *_: visibility.Lost(lost, {}))
     if lost:
         with pytest.raises(
-            ShardRestartError, match="may also have aborted an earlier, committed transaction in calls-0"
+            ShardRestartError, match="removed records of an earlier, committed transaction from calls-0"
         ):
             transactions._verify_abort()
     else:

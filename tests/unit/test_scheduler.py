@@ -36,7 +36,7 @@ def failure(*, of_range: bool = False, permanent: bool = False, tenant_fails: bo
     return SliceFailure(RangeFailure("answers 500", NOW, None), of_range, permanent, tenant_fails)
 
 
-def test_scheduler_starts_no_run_before_the_time_is_confirmed() -> None:
+def test_scheduler_starts_no_run_before_graph_confirms_the_clock() -> None:
     plan = scheduler(start=-D)
     assert isinstance(plan.next(NOW + D), LearnTime)
     plan.confirm_time()

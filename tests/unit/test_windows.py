@@ -81,7 +81,7 @@ class TestFirstStart:
             assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D + H)
 
     @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
-    def test_call_time_newer_than_the_settle_setting_is_read_later(self, start: datetime) -> None:
+    def test_call_time_newer_than_windows_settle_is_read_later(self, start: datetime) -> None:
         rules = DEFAULT._replace(settle=30 * S)
         state, read = run_dry(windows.first_state(rules, start, NOW), rules, NOW)
         assert read == []

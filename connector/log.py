@@ -63,8 +63,13 @@ def kafka_logger() -> logging.Logger:
 
 
 def _is_unexplained(record: logging.LogRecord) -> bool:
-    """Return False for a log record of librdkafka whose problem the connector itself logs, together with a remedy."""
-    return "not supported by any of the" not in record.getMessage()
+    """Return False for a log record of librdkafka whose problem the connector itself logs, together with a remedy.
+
+    The same applies to a producer that waits for its transaction coordinator, which is normal on a new cluster.
+    """
+    message = record.getMessage()
+    waits = "Failed to acquire" in message and message.endswith("retrying")
+    return not waits and "not supported by any of the" not in message
 
 
 class _Repeats(logging.Filter):

@@ -89,14 +89,19 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        if port not in found:
+        if port not in found and _is_free(port):
             found.append(port)
     return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 class Broker:
@@ -463,9 +468,12 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
+    if options.port and not _is_free(options.port):
+        sys.exit(f"port {options.port} is in use, perhaps by another broker; choose another one with --port")
     with Cluster(options.brokers, properties, heap_mib=512, fast_run=True, port=options.port) as cluster:
         sys.stdout.write(f"{cluster.bootstrap}\n")
         sys.stdout.flush()
+        sys.stderr.write(f"The broker is ready on {cluster.bootstrap.replace(HOST, 'localhost')}. Ctrl-C stops it.\n")
         stop.wait()
 
 

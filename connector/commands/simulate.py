@@ -271,6 +271,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
     try:
         if config_out is not None:
             _write_configuration(config_out, simulator.announcement, bootstrap_servers)
+            sys.stderr.write(f"Next, while the simulator runs: connector run --config {config_out}\n")
         sys.stdout.write(json.dumps(simulator.announcement) + "\n")
         sys.stdout.flush()
         await stopping.wait()

@@ -98,10 +98,11 @@ def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document
     tenant_id = environ.get("AZURE_TENANT_ID", "")
     if not tenant_id:
         have = [name for name in ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET") if environ.get(name)]
+        add = "add [[tenants]]" if source.path else "name a configuration file with --config"
         todo = (
             "set AZURE_TENANT_ID too"
             if have
-            else "add [[tenants]], or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+            else f"{add}, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
         source.report(("tenants",), f"has no tenant; {todo}")
         return checked, ""

@@ -655,12 +655,15 @@ async def test_simulate_command_writes_a_valid_connector_configuration(tmp_path:
     written = tmp_path / "connector.toml"
     arguments = ["--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--config-out", str(written)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     try:
         async with asyncio.timeout(30):
+            next_step = await process.stderr.readline()
             ready = json.loads(await process.stdout.readline())
+        assert f"connector run --config {written}" in next_step.decode()
         settings = load(written, {}, required=("kafka.bootstrap_servers",))
     finally:
         process.kill()

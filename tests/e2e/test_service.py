@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,3 +180,17 @@ def test_worker_runs_without_writing_any_file(
 def _is_fresh(worker: Worker, tenant: str, since: datetime) -> bool:
     coverage = worker.tenant(tenant).get("coverage") or []
     return bool(coverage) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in coverage)
+
+
+def test_example_prints_each_published_row(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings, topic: str, broker: SharedBroker
+) -> None:
+    source = simulate(**TINY, lateness="none", revised=0.0)
+    assert new_worker(settings(source)).run_once() == 0
+    rows = {row.id for row in source.truth()[source.tenants[0]]}
+    command = [sys.executable, str(ROOT / "examples" / "print_rows.py"), broker.bootstrap, topic]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        printed = {program.stdout.readline().split()[1] for _ in rows}
+        program.terminate()
+    assert printed == rows

@@ -129,3 +129,11 @@ def alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+def test_broker_command_refuses_a_port_that_is_in_use(broker: SharedBroker) -> None:
+    port = broker.bootstrap.rpartition(":")[2]
+    command = [sys.executable, "-m", "tests.brokers", "--port", port]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"port {port} is in use" in done.stderr

@@ -358,7 +358,7 @@ class TestAzure:
             (
                 {},
                 (
-                    "CONNECTOR_TENANTS: tenants: has no tenant; add [[tenants]], "
+                    "CONNECTOR_TENANTS: tenants: has no tenant; name a configuration file with --config, "
                     "or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
                 ),
             ),

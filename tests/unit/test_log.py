@@ -147,6 +147,15 @@ def test_librdkafka_message_is_logged_once_per_minute(monkeypatch: pytest.Monkey
     assert logged == [("broker 0: refused", None), ("another sentence", None), ("broker 7: refused", 4)]
 
 
+def test_librdkafka_message_about_a_loading_coordinator_is_dropped() -> None:
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    sentence = "Failed to acquire transactional PID from broker localhost:9092/1: Broker: Coordinator load in progress"
+    log.kafka_logger().warning("%s: retrying", sentence)
+    log.kafka_logger().warning("%s: fatal", sentence)
+    assert [record["message"] for record in records(stream)] == [f"{sentence}: fatal"]
+
+
 def test_python_warnings_are_logged() -> None:
     stream = io.StringIO()
     log.configure("json", "info", stream)

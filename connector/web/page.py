@@ -169,7 +169,7 @@ def _summary(tenants: list[Object], elsewhere: int, unread: list[Object]) -> str
     if tenants:
         counts = {state: sum(tenant.get("state") == state for tenant in tenants) for state in STATES}
         words = ", ".join(f"{count} {STATES[state][1].lower()}" for state, count in counts.items() if count)
-        sentences.append(f"This worker reads {count(len(tenants), 'tenant')}: {words}.")
+        sentences.append(f"This worker has {count(len(tenants), 'tenant')}: {words}.")
     if elsewhere:
         sentences.append(
             f"{count(elsewhere, 'tenant')} of this app {'is' if elsewhere == 1 else 'are'} not in the shards of this"

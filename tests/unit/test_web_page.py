@@ -101,7 +101,7 @@ def test_tenant_card_of_the_status_page_shows_state_lag_and_gaps() -> None:
 
     for words in (
         "Ready. This worker owns 2 of 8 shards: 0, 3.",
-        "This worker reads 1 tenant: 1 up to date",
+        "This worker has 1 tenant: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
         "Not read yet only the newest 12 s Rows per minute",
         "Rows per minute 34",

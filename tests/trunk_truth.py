@@ -1,6 +1,6 @@
 """Figures of trunks per minute, computed from what a topic holds. It shares no code with the examples.
 
-The rows are those of tests/oracle.py, which are compared with the source. Slow and simple: each figure is counted anew
+The rows are those of tests/oracle.py, which are compared with the source. Slow and simple: each figure is counted again
 for each minute.
 """
 

@@ -44,7 +44,7 @@ VALUES = {
     "PATH": "ca.pem",
     "OLD.toml": "old.toml",
 }
-"What stands for the placeholders of the documents, and for an address that may be in use."
+"Replacements for the placeholders of the documents, and for an address that may be in use."
 UNTIL_STOPPED = {"run": "shard_restored", "simulate": "client_secret"}
 "Commands that run until Ctrl-C, and what they write when they are ready."
 WITHOUT_WORKER = frozenset({"run", "cancel", "pause", "resume"})

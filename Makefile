@@ -105,7 +105,7 @@ matrix: setup ## The broker tests of the guarantee on each Kafka version; KAFKA_
 
 .PHONY: broker
 broker: setup ## Run a real Kafka broker on localhost:9092 until Ctrl-C; PORT=9192 takes another port
-	@$(BIN)/python -m tests.brokers --port $(or $(PORT),9092) || { echo 'PORT=9192 takes another port' >&2; exit 1; }
+	@$(BIN)/python -m tests.brokers --port $(or $(PORT),9092)
 
 .PHONY: demo
 demo: setup ## 30 seconds of simulator, broker, connector and consumer; needs nothing else

@@ -24,15 +24,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kafka_software import KAFKA_VERSION, Software, kafka
+from tests.processes import Process, Startable, start_process
 
 __all__ = ["KAFKA_VERSION", "Broker", "Cluster", "set_topic", "wait_until"]
 
@@ -46,16 +44,6 @@ STOP_DEADLINE_S = 20.0
 # Below the range from which Linux takes outgoing ports. Otherwise a client that tries to reach a dead broker could
 # get the port of that broker as its own, and the broker could not listen there after its restart.
 PORTS = range(20_000, 32_000)
-
-# The kernel kills the child when the *thread* that started it ends, so this thread lives as long as the process.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
-
-_DIE_WITH_PARENT = (
-    "import ctypes, os, signal, sys\n"
-    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 FAST_START = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 FAST_RUN = ("-XX:+UseSerialGC",)
@@ -116,7 +104,7 @@ class Broker:
         self.log = directory / "broker.log"
         self.settings = directory / "server.properties"
         self._command = [*command, str(self.settings)]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
 
     def __repr__(self) -> str:
@@ -136,16 +124,7 @@ class Broker:
         """Start the process without waiting for it to serve."""
         if self.running:
             return
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command]
-        with self.log.open("ab") as log:
-            self._process = _starter.submit(
-                subprocess.Popen,
-                trampoline,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            ).result()
+        self._process = start_process(self._command, self.log, start_new_session=True)
 
     def wait(self, brokers: int = 1, deadline_s: float = START_DEADLINE_S) -> None:
         """Wait until the broker serves and knows of `brokers` brokers.
@@ -229,7 +208,7 @@ class Broker:
             return 0
 
 
-class Cluster:
+class Cluster(Startable):
     """Cluster of `brokers` real brokers; each is also a controller, so that three survive the loss of one.
 
     `properties` override the server's settings; `listeners` are additional listeners, each name with its protocol;
@@ -335,19 +314,6 @@ class Cluster:
         atexit.unregister(self.close)
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _delete_orphans() -> None:
@@ -469,7 +435,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     if options.port and not _is_free(options.port):
-        sys.exit(f"port {options.port} is in use, perhaps by another broker; choose another one with --port")
+        sys.exit(
+            f"port {options.port} is in use, perhaps by another broker; choose another (make: PORT=…, else --port …)"
+        )
     with Cluster(options.brokers, properties, heap_mib=512, fast_run=True, port=options.port) as cluster:
         sys.stdout.write(f"{cluster.bootstrap}\n")
         sys.stdout.flush()

@@ -10,16 +10,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
+from tests.brokers import wait_until
 from tests.kafka_software import MissingSoftwareError, cache_directory, install_once
+from tests.processes import Process, Startable, start_process
 from tests.system_software import program
 
 ROOT = Path(__file__).parent.parent
@@ -30,14 +29,14 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SYSTEM_CLIENT = Path("/usr/bin/docker")
 
 
-class Daemon:
+class Daemon(Startable):
     """Running `dockerd` with the base image, as a context manager. On exit it is removed completely."""
 
     def __init__(self) -> None:
         self._server = program("dockerd")
         self._client = _SYSTEM_CLIENT if _SYSTEM_CLIENT.is_file() else Path(shutil.which("docker") or "docker")
         self._folder = Path(tempfile.mkdtemp(prefix="drc-docker-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_"))},
             "DOCKER_HOST": f"unix://{self._folder}/socket",
@@ -93,23 +92,14 @@ class Daemon:
         )
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
 
-    def __enter__(self) -> Self:
-        try:
-            base = base_image()
-            # Two daemons that start at once remove each other's iptables chains.
-            with (cache_directory() / "dockerd.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._start()
-            self.docker("import", "--change=ENV PIP_CERT=" + str(_CERTIFICATES), str(base), BASE)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def start(self) -> None:
+        """Start the daemon, and give it the base image."""
+        base = base_image()
+        # Two daemons that start at once remove each other's iptables chains.
+        with (cache_directory() / "dockerd.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._start()
+        self.docker("import", "--change=ENV PIP_CERT=" + str(_CERTIFICATES), str(base), BASE)
 
     def close(self) -> None:
         """Remove the containers, end the daemon, and unmount and delete its folders."""
@@ -141,12 +131,7 @@ class Daemon:
             "--log-level=warn",
         ]
         log = self._folder / "dockerd.log"
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        with log.open("wb") as output:
-            self._process = _starter.submit(
-                lambda: subprocess.Popen(trampoline, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-            ).result()
-        process = self._process
+        process = self._process = start_process(command, log)
 
         def serves() -> bool:
             assert process.poll() is None, f"dockerd ended:\n{log.read_text(encoding='utf-8')[-3000:]}"

@@ -9,17 +9,15 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import psycopg
 from psycopg import conninfo, sql
 
-from tests.brokers import _DIE_WITH_PARENT, HOST, _starter, free_ports, wait_until
+from tests.brokers import HOST, free_ports, wait_until
+from tests.processes import Process, Startable, start_process
 from tests.system_software import program
 
 USER = "postgres"
@@ -40,34 +38,25 @@ _SETTINGS = {
 }
 
 
-class Postgres:
+class Postgres(Startable):
     """PostgreSQL server process with an empty cluster of databases, as a context manager."""
 
     def __init__(self) -> None:
         """Choose a port and a folder without starting the server."""
         self.port = free_ports(1)[0]
         self._folder = Path(tempfile.mkdtemp(prefix="drc-postgres-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def dsn(self) -> str:
         """Return the connection string of the database `postgres`."""
         return f"postgresql://{USER}@{HOST}:{self.port}/postgres"
 
-    def __enter__(self) -> Self:
-        try:
-            self._make_cluster()
-            self._launch()
-            wait_until(self._serves, "PostgreSQL to serve", 60.0, every_s=0.05)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def start(self) -> None:
+        """Make an empty cluster, start the server, and wait until it serves."""
+        self._make_cluster()
+        self._launch()
+        wait_until(self._serves, "PostgreSQL to serve", 60.0, every_s=0.05)
 
     def close(self) -> None:
         """Stop the server without a checkpoint and delete its files."""
@@ -94,11 +83,7 @@ class Postgres:
     def _launch(self) -> None:
         settings = [f"-c{name}={value}" for name, value in {**_SETTINGS, "port": str(self.port)}.items()]
         command = [*_as_unprivileged(), str(program("postgres")), "-D", str(self._data), *settings]
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        with self._log.open("wb") as log:
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            options |= {"cwd": self._folder, "start_new_session": True}
-            self._process = _starter.submit(lambda: subprocess.Popen(trampoline, **options)).result()
+        self._process = start_process(command, self._log, cwd=self._folder, start_new_session=True)
 
     def _serves(self) -> bool:
         if self._process is None or self._process.poll() is not None:
@@ -129,7 +114,7 @@ def create_database(dsn: str) -> str:
 def _as_unprivileged() -> list[str]:
     """Return the words before a command that run it without root, which PostgreSQL refuses, and end it with its parent.
 
-    The change of the user clears the signal that tests.brokers asks for, so that it is asked for again.
+    The change of the user clears the signal that tests.processes asks for, so that it is asked for again.
     """
     words = [str(program("setpriv")), "--pdeathsig=QUIT"]
     if os.geteuid() == 0:

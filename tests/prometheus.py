@@ -2,23 +2,20 @@
 
 import http.client
 import json
-import os
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.brokers import _DIE_WITH_PARENT, HOST, _starter, free_ports, wait_until
+from tests.brokers import HOST, free_ports, wait_until
+from tests.processes import Process, Startable, start_process
 from tests.system_software import program
 
 JOB = "direct-routing-connector"
 SCRAPE_S = 1
 
 
-class Prometheus:
+class Prometheus(Startable):
     """Prometheus process as a context manager.
 
     It scrapes `targets` (addresses) and evaluates the rules of a file once per second.
@@ -40,9 +37,10 @@ class Prometheus:
             "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": list(targets)}]}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(settings), encoding="utf-8")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Start the process, and wait until it serves."""
         (self.port,) = free_ports(1)
         command = [
             str(program("prometheus")),
@@ -51,21 +49,8 @@ class Prometheus:
             f"--web.listen-address={HOST}:{self.port}",
             "--log.level=warn",
         ]
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        with self._log.open("wb") as log:
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self._process = _starter.submit(lambda: subprocess.Popen(trampoline, **options)).result()
-        try:
-            wait_until(self._serves, "Prometheus to serve", 60)
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end()
+        self._process = start_process(command, self._log)
+        wait_until(self._serves, "Prometheus to serve", 60)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of an instant query at the current time.
@@ -123,7 +108,8 @@ class Prometheus:
         finally:
             connection.close()
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Kill the process. Its files stay."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -6,7 +6,6 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
@@ -18,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
+from tests.brokers import wait_until
 from tests.forked import Forked, without_settings
+from tests.processes import Process, start_process
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
@@ -86,7 +86,7 @@ class Worker:
         self.options: dict[str, Any] = {}
         "Options of subprocess.Popen for a process that is started by Python itself instead of forked."
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._process: Process | Forked | None = None
         self._due = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(settings)
@@ -135,11 +135,8 @@ class Worker:
         if command[0] == "-m" and not self.options:
             self._process = Forked(command[1:], environment, ROOT, self.log, self.log)
             return
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), sys.executable, *command]
-        with self.log.open("wb") as log:
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            options |= {"cwd": ROOT, "env": environment} | self.options
-            self._process = _starter.submit(_popen, trampoline, options).result()
+        options = {"cwd": ROOT, "env": environment} | self.options
+        self._process = start_process([sys.executable, *command], self.log, **options)
 
     def run_once(self, deadline_s: float = DEADLINE_S) -> int:
         """Run with `--once`; return the exit code. Wait first until sweeps with a cadence of seconds are due again."""
@@ -278,10 +275,6 @@ def _short_s(sweep: Mapping[str, str]) -> int:
     """Return the cadence of a sweep in seconds; 0 for a cadence of minutes or more."""
     match = re.fullmatch(r"(\d+)s", sweep["every"])
     return int(match[1]) if match else 0
-
-
-def _popen(command: Sequence[str], options: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, **options)
 
 
 def _is_read(tenant: Mapping[str, Any], since: datetime) -> bool:

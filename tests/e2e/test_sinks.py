@@ -1,6 +1,5 @@
 """The recipes for sinks with a real topic: the tables contain the newest version of each row of Graph."""
 
-import importlib.util
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from psycopg.rows import dict_row
 from connector.kafka import avro
 from tests import environments, oracle
 from tests.conftest import SharedBroker
+from tests.modules import load_module
 from tests.postgres import create_database
 from tests.producing import write_aborted_rows
 from tests.registries import RegistryClient
@@ -154,12 +154,7 @@ def stored(database: Database) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
     """Return the module of the program that writes to PostgreSQL."""
-    spec = importlib.util.spec_from_file_location("calls_to_postgresql", WRITER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(WRITER)
 
 
 def test_postgresql_writer_stores_the_newest_versions(

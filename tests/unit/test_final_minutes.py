@@ -4,16 +4,15 @@ The figures of a minute follow the definitions in docs/downstream.md.
 """
 
 import csv
-import importlib.util
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.modules import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -21,19 +20,8 @@ OVERLAP_S = 3600
 PARTITIONS = 3
 
 
-def load(name: str) -> ModuleType:
-    """Return a module of the examples, which import each other by these names."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-kpis = load("kpis")
-reader = load("final_minutes")
+kpis = load_module(EXAMPLES / "kpis.py")
+reader = load_module(EXAMPLES / "final_minutes.py")
 OUTCOMES = kpis.read_outcomes()
 
 

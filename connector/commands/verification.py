@@ -23,7 +23,7 @@ from connector.commands.range_reading import ShowProgress, progress_screen, rang
 from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
 from connector.commands.verification_report import Report, listed, notes
 from connector.config import Settings, Tenant
-from connector.core import instants
+from connector.core import instants, withdrawals
 from connector.core.coverage import Window
 from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.errors import (
@@ -46,8 +46,6 @@ _WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
-_MARGIN = timedelta(hours=1)
-"Call time that is read again before and after a row that Graph did not return, in case the start of its call moved."
 _ROW_MAX_BYTES = 900_000  # the connector dead-letters a longer row
 
 
@@ -235,7 +233,8 @@ class _Verification:
     def _read_again(self, show: ShowProgress) -> None:
         """Read the call time around unexpected rows again, because a row that moved between pages can be overlooked.
 
-        Rows of calls before the horizon are left out, because Graph may have deleted them at the end of its retention.
+        The start of its call can have moved as well (see `withdrawals.MARGIN`). Rows of calls before the horizon are
+        left out, because Graph may have deleted them at the end of its retention.
         """
         unexpected, starts = set(self._comparison.result().unexpected_keys), {}
         for entries in self._rows.again() if unexpected else []:
@@ -246,7 +245,7 @@ class _Verification:
         oldest = self._begun - self._settings.dedup.horizon
         recent = {key: start for key, start in starts.items() if start >= oldest}
         self._read_twice = set(recent)
-        ranges = ranges_around(recent.values(), _MARGIN, self._settings.windows.slice)
+        ranges = ranges_around(recent.values(), withdrawals.MARGIN, self._settings.windows.slice)
         if ranges:
             asyncio.run(self._read_graph(show, ranges, self._read_twice))
 

@@ -19,7 +19,7 @@ from connector.core.instants import EPOCH
 from connector.core.windows import Rules, Run, State
 
 _HOUR = timedelta(hours=1)
-_MARGIN = _HOUR
+MARGIN = _HOUR
 """Minimum distance of a withdrawn row from call time that was not read completely.
 
 A revision can move the start of a call. If it moved the start by less than this, the row would have been read.
@@ -80,6 +80,6 @@ def _read_completely(coverage: Coverage, run: Run) -> list[Window]:
 
 def _inner_hours(window: Window) -> tuple[int, int] | None:
     """Return the full hours of a window without its margins: the first, and the one after the last. None if empty."""
-    first = -((EPOCH - window.start - _MARGIN) // _HOUR)
-    end = (window.end - _MARGIN - EPOCH) // _HOUR
+    first = -((EPOCH - window.start - MARGIN) // _HOUR)
+    end = (window.end - MARGIN - EPOCH) // _HOUR
     return (first, end) if first < end else None

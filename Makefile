@@ -65,7 +65,7 @@ check-dependencies: dev
 check-workflows: dev
 	@$(BIN)/python -m tests.workflows
 check-fast-tests: dev
-	@$(BIN)/pytest --quiet --hypothesis-profile=quick --numprocesses=2 tests/unit
+	@$(BIN)/pytest --quiet --hypothesis-profile=quick --numprocesses=2 --dist=worksteal tests/unit
 
 # The image has Python 3.13, whose rules for certificates are stricter. Version managers may have it outside of PATH.
 PYTHON_3_13 ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13 \

@@ -7,11 +7,12 @@ all options that its command requires, and table rows that start with a command 
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connector.cli import command
+from connector import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -26,6 +27,12 @@ _ROW = re.compile(r"^\| `(connector [a-z-]+)` \|.*?`(--[^`]+)`", re.MULTILINE)
 _HELP = re.compile(r"Example:(.*?)(?:\n\s*\n|\Z)", re.DOTALL)
 _OPTIONAL = re.compile(r"\[(--[^\]]+)\]")
 _VARIABLE = re.compile(r"([A-Z]\w*)=(.*)")
+
+
+@cache
+def command() -> Any:
+    """Return the group of all commands. Making it takes 10 ms, and each line of the documents asks for it."""
+    return cli.command()
 
 
 class Example(NamedTuple):

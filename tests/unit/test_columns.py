@@ -47,14 +47,16 @@ def test_encoding_by_columns_equals_encoding_each_record(name: str, data: st.Dat
 def test_encoding_long_columns_equals_encoding_each_record(different: int, others: list[str | None]) -> None:
     """Columns have few or many different values, and the same values occur again later."""
     values = [f"text {number % different}" for number in range(500)] + others
-    records = [golden_values()[0] | {"calleeNumber": value, "userDisplayName": value} for value in values]
+    row = golden_values()[0]
+    records = [row | {"calleeNumber": value, "userDisplayName": value} for value in values]
     columns = [[record[field["name"]] for record in records] for field in avro.load(avro.ROW)["fields"]]
     alone = [_ENCODE[avro.ROW](record) for record in records]
     assert all(_COLUMN_ENCODE[avro.ROW](columns) == alone for _ in range(3))
 
 
 def test_column_encoder_reproduces_the_golden_rows() -> None:
-    columns = [[values[field["name"]] for values in golden_values()] for field in avro.load(avro.ROW)["fields"]]
+    rows = golden_values()
+    columns = [[row[field["name"]] for row in rows] for field in avro.load(avro.ROW)["fields"]]
     golden = [bytes.fromhex(line) for line in (DATA / "rows.avro.hex").read_text().split()]
     assert _COLUMN_ENCODE[avro.ROW](columns) == golden
 

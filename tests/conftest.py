@@ -5,7 +5,7 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
-OWN_CLUSTERS = frozenset({"secured", "broker_of_its_own", "three_brokers"})
+THREE_BROKERS = "three_brokers"
+JAVA_LANES = 2
+"Number of processes whose tests start Java processes. With those of the three brokers, at most eight run at once."
+_OWN_BROKER = frozenset({"secured", "broker_of_its_own"})
 _SHARED = pytest.StashKey[Shared]()
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
@@ -63,35 +66,61 @@ def _address(config: pytest.Config, name: str) -> str:
     return ask(config.workerinput["shared"], name)  # type: ignore[attr-defined]
 
 
+class Pool:
+    """Clusters that one test after the other uses. A cluster that a test leaves broken is replaced."""
+
+    def __init__(self, brokers: int) -> None:
+        self._brokers = brokers
+        self._idle: Cluster | None = None
+
+    @contextmanager
+    def lend(self) -> Iterator[Cluster]:
+        """Yield a cluster that runs. The test may stop, kill, suspend and restart its brokers."""
+        cluster, self._idle = self._idle or Cluster(self._brokers), None
+        try:
+            cluster.start()
+            yield cluster
+            with suppress(RuntimeError, TimeoutError):
+                cluster.resume()
+                cluster.start()
+                self._idle = cluster
+        finally:
+            if self._idle is None:
+                cluster.close()
+
+    def close(self) -> None:
+        """Kill the brokers of the idle cluster."""
+        if self._idle is not None:
+            self._idle.close()
+
+
+@pytest.fixture(scope="module")
+def _single_brokers() -> Iterator[Pool]:
+    """Yield the pool of single brokers. It is closed before the tests of another module start their brokers."""
+    pool = Pool(1)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def broker_of_its_own() -> Iterator[Cluster]:
+def broker_of_its_own(_single_brokers: Pool) -> Iterator[Cluster]:
     """Yield a real single broker for this test alone, which it may stop, kill, suspend and restart."""
-    with Cluster() as cluster:
+    with _single_brokers.lend() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def _clusters_of_three() -> Iterator[list[Cluster]]:
-    """Yield the pool of clusters that tests have returned intact; close them at the end."""
-    clusters: list[Cluster] = []
-    yield clusters
-    for cluster in clusters:
-        cluster.close()
+def _clusters_of_three() -> Iterator[Pool]:
+    pool = Pool(3)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def three_brokers(_clusters_of_three: list[Cluster]) -> Iterator[Cluster]:
+def three_brokers(_clusters_of_three: Pool) -> Iterator[Cluster]:
     """Yield a real cluster of three brokers, used by one test at a time; it survives the loss of any one broker."""
-    cluster = _clusters_of_three.pop() if _clusters_of_three else Cluster(3)
-    with ExitStack() as stack:
-        stack.callback(cluster.close)
-        cluster.start()
+    with _clusters_of_three.lend() as cluster:
         yield cluster
-        with suppress(RuntimeError, TimeoutError):
-            cluster.resume()
-            cluster.start()
-            stack.pop_all()
-            _clusters_of_three.append(cluster)
 
 
 @pytest.fixture
@@ -138,27 +167,47 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use a real broker, keep groups in one process, and order the longest tests first."""
+    """Mark tests that use a real broker, keep groups in one process, and order the longest tests first.
+
+    Tests that start Java processes form few groups, so that few of these processes run at once.
+    """
+    known = durations.load()
+    files: dict[str, float] = {}
+    for item in items:
+        if _starts_java(item):
+            file = _file(item)
+            files[file] = files.get(file, 0.0) + durations.expected(item.nodeid, known, on_broker=True)
+    lanes = durations.balanced(files, JAVA_LANES)
     tests: list[durations.Test] = []
     for item in items:
-        on_broker = not (OWN_CLUSTERS | {"broker"}).isdisjoint(getattr(item, "fixturenames", ()))
+        on_broker = not (_OWN_BROKER | {THREE_BROKERS, "broker"}).isdisjoint(getattr(item, "fixturenames", ()))
         if on_broker:
             item.add_marker("broker")
-        if group := _group(item):
+        group = f"java-{lanes[_file(item)]}" if _starts_java(item) else _group(item)
+        if group:
             item.add_marker(pytest.mark.xdist_group(group))
         tests.append((item.nodeid, group, on_broker))
-    items[:] = [items[position] for position in durations.longest_first(tests, durations.load())]
+    items[:] = [items[position] for position in durations.longest_first(tests, known)]
+
+
+def _starts_java(item: pytest.Item) -> bool:
+    """Return whether a test starts a Java process or two of its own, which end before the tests of the next file."""
+    return item.get_closest_marker("java") is not None or not _OWN_BROKER.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _group(item: pytest.Item) -> str:
-    """Return the name of the expensive fixture that a test shares with others of one process; "" if there is none."""
+    """Return the name of what a test shares with others of one process; "" if there is nothing."""
     fixtures = getattr(item, "_fixtureinfo", None)
     found = fixtures.name2fixturedefs.values() if fixtures else ()
-    if "three_brokers" in getattr(item, "fixturenames", ()):
-        return "three_brokers"
+    if item.get_closest_marker(THREE_BROKERS) or THREE_BROKERS in getattr(item, "fixturenames", ()):
+        return THREE_BROKERS
     if any(definitions[-1].scope == "module" for definitions in found):
-        return item.nodeid.partition("::")[0]
+        return _file(item)
     return ""
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -18,7 +18,7 @@ Test = tuple[str, str, bool]
 "Name, group and whether it runs on a broker. Tests of a group run in one process, in their order."
 
 
-_GROUP = re.compile(r"@(?:three_brokers|tests/\S+\.py)$")
+_GROUP = re.compile(r"@(?:three_brokers|java-\d|tests/\S+\.py)$")
 
 
 def without_group(name: str) -> str:
@@ -38,11 +38,27 @@ def keep(measured: Mapping[str, float], file: Path = FILE) -> None:
     file.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def expected(name: str, known: Mapping[str, float], *, on_broker: bool) -> float:
+    """Return the expected duration of a test in seconds."""
+    return known.get(name, UNKNOWN_BROKER_S if on_broker else 0.0)
+
+
+def balanced(sums: Mapping[str, float], lanes: int) -> dict[str, int]:
+    """Return a lane from 0 to `lanes` - 1 for each name, so that the sums of the lanes are almost equal."""
+    totals = [0.0] * lanes
+    chosen: dict[str, int] = {}
+    for name in sorted(sums, key=lambda name: (-sums[name], name)):
+        lane = totals.index(min(totals))
+        chosen[name] = lane
+        totals[lane] += sums[name]
+    return chosen
+
+
 def longest_first(tests: Sequence[Test], known: Mapping[str, float]) -> list[int]:
     """Return the positions of tests in starting order: groups stay together, the longest sum of durations first."""
     sums: dict[str, float] = {}
     groups = [group or name for name, group, _ in tests]
     for (name, _, on_broker), group in zip(tests, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + known.get(name, UNKNOWN_BROKER_S if on_broker else 0.0)
+        sums[group] = sums.get(group, 0.0) + expected(name, known, on_broker=on_broker)
     first = {group: position for position, group in reversed(list(enumerate(groups)))}
     return sorted(range(len(tests)), key=lambda n: (-sums[groups[n]], first[groups[n]], n))

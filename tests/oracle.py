@@ -97,13 +97,13 @@ class Committed:
         return newest
 
 
-def read(bootstrap: str, topic: str) -> list[Entry]:
-    """Return every committed record of a topic, ordered within each partition."""
+def read(bootstrap: str, topic: str, isolation_level: str = "read_committed") -> list[Entry]:
+    """Return every record of a topic that a consumer with this isolation level sees, ordered within each partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": "oracle",
-            "isolation.level": "read_committed",
+            "isolation.level": isolation_level,
             "enable.partition.eof": True,
             "enable.auto.commit": False,
             "fetch.wait.max.ms": 20,

@@ -104,7 +104,6 @@ def tables(options: argparse.Namespace) -> list[str]:
         ("direct-routing-calls", options.topic),
         ("localhost:9092", options.bootstrap_servers),
         ("http://localhost:8081", options.registry),
-        ("read_committed", options.isolation_level),
         (_ENDLESS, _TO_THE_END if options.to_the_end or options.as_of_now else _ENDLESS),
     ):
         lines = [line.replace(default, chosen) for line in lines]
@@ -161,7 +160,6 @@ def main() -> None:
     parser.add_argument("--overlap-seconds", type=int, default=10_800, help="overlap of the sweep to wait for")
     parser.add_argument("--jars", nargs="*", default=[], help="jars of the Kafka connector and of avro-confluent")
     parser.add_argument("--parallelism", type=int, default=1)
-    parser.add_argument("--isolation-level", default="read_committed", help="anything else counts aborted rows too")
     parser.add_argument("--to-the-end", action="store_true", help="stop where the topics end instead of waiting")
     parser.add_argument("--as-of-now", action="store_true", help="run calls_per_minute.sql instead")
     options = parser.parse_args()

@@ -12,7 +12,7 @@ from tests.brokers import HOST, Cluster, free_ports
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.java]
 
 DEADLINE_S = 60.0
 

@@ -23,7 +23,7 @@ Settings = Callable[..., dict[str, Any]]
 
 AT_LEAST_ONCE = {"delivery": "at_least_once"}
 ROWS = {"unknown": 0.01, "unfit": 0.005, "startless": 0.002}
-HISTORY = {"days": 2, "calls_per_day": 5_000, "page_size": 200, "order": "newest", **ROWS}
+HISTORY = {"days": 2, "calls_per_day": 2_000, "page_size": 100, "order": "newest", **ROWS}
 SLOW = {"slow": 1.0, "slow_s": 0.2}
 KILLS = 5
 
@@ -56,7 +56,7 @@ def test_at_least_once_delivery_loses_no_row_across_kills(
     worker.until_complete(frozen_at)
     assert worker.stop() == 0
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
-    assert len(found.newest) > 9_000
+    assert len(found.newest) > 3_600
     assert found.progress
     assert worker.run_once() == 0
     after_next_run = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
@@ -172,10 +172,10 @@ def test_frozen_at_least_once_worker_loses_no_row(
 def test_at_least_once_delivery_loses_no_row_if_a_broker_dies(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    source = simulate(days=1, calls_per_day=2_000, page_size=40, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source, kafka=AT_LEAST_ONCE))
     worker.start()
-    worker.until(lambda: published(worker) > 500, "the first rows")
+    worker.until(lambda: published(worker) > 200, "the first rows")
     broker_of_its_own.kill()
     broker_of_its_own.start()
     worker.until_complete(datetime.now(UTC))

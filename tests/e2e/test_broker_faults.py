@@ -28,7 +28,7 @@ Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
-HISTORY = {"days": 1, "calls_per_day": 6_000, "page_size": 100, "frozen": True, "faults": {"slow": 1.0, "slow_s": 0.1}}
+HISTORY = {"days": 1, "calls_per_day": 2_000, "page_size": 40, "frozen": True, "faults": {"slow": 1.0, "slow_s": 0.1}}
 
 
 def published(worker: Worker) -> float:
@@ -59,7 +59,7 @@ def test_broker_restart_or_kill_keeps_exactly_once(
     source = simulate(**HISTORY)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
-    worker.until(lambda: published(worker) > 500, "the first rows")
+    worker.until(lambda: published(worker) > 200, "the first rows")
     (broker_of_its_own.stop if how == "bounced_cleanly" else broker_of_its_own.kill)()
     threading.Event().wait(pause_s)
     assert worker.get("/livez")[0] == 200
@@ -74,7 +74,7 @@ def test_rolling_broker_restarts_keep_exactly_once(
     source = simulate(**HISTORY)
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source))
     worker.start()
-    worker.until(lambda: published(worker) > 500, "the first rows")
+    worker.until(lambda: published(worker) > 200, "the first rows")
     for number, broker in enumerate(three_brokers.brokers):
         (broker.kill if number else broker.stop)()
         lost = datetime.now(UTC)
@@ -92,7 +92,7 @@ def test_sweeps_faster_than_commits_keep_exactly_once(
 
     Known defect of castorm/kafka-connect-http, issue 263.
     """
-    source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True)
+    source = simulate(days=1, calls_per_day=2_000, page_size=100, frozen=True)
     sweeps = [{"every": "1s", "overlap": "20d"}, {"every": "2s", "overlap": "21d"}]
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source, windows={"sweeps": sweeps}))
     worker.start()
@@ -149,7 +149,7 @@ def test_failed_transaction_publishes_neither_rows_nor_state(
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guarded_broker() -> Any:
     """Yield a broker with ACLs that allows every operation that no rule denies."""
     rules = {
@@ -162,6 +162,7 @@ def guarded_broker() -> Any:
 
 
 @pytest.mark.broker
+@pytest.mark.java
 @pytest.mark.parametrize("denied", ["", ".state"], ids=["the_row_topic", "the_state_topic"])
 def test_worker_waits_until_a_withdrawn_right_is_granted_again(
     guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
@@ -170,7 +171,7 @@ def test_worker_waits_until_a_withdrawn_right_is_granted_again(
     source = simulate(**HISTORY)
     worker = new_worker(configuration(guarded_broker.bootstrap, topic, app, source))
     worker.start()
-    worker.until(lambda: published(worker) > 500, "the first rows")
+    worker.until(lambda: published(worker) > 200, "the first rows")
     admin = AdminClient({"bootstrap.servers": guarded_broker.bootstrap, "log_level": 0})
     name = f"{app}{denied}" if denied else topic
     place = (ResourceType.TOPIC, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")

@@ -34,7 +34,7 @@ from tests.registries import Fake, RegistryClient
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, configuration, toml
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.java]
 
 AUTHORIZED = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

@@ -25,7 +25,7 @@ from tests.simulation import Simulation
 from tests.system_software import program
 from tests.workers import configuration, toml
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.java]
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMAGE = "direct-routing-connector:dev"

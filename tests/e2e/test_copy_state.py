@@ -23,7 +23,7 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 TINY = {"tenants": 3, "days": 0.2, "calls_per_day": 2_000, "frozen": True}
-MOVING = {"tenants": 6, "days": 3, "calls_per_day": 2_000, "revised": 0.2, "unfit": 0.005, "clock_offset_s": -36_000}
+MOVING = {"tenants": 6, "days": 1, "calls_per_day": 1_500, "revised": 0.2, "unfit": 0.005, "clock_offset_s": -36_000}
 
 
 def dying_copy(number: int, old: Worker, new: Worker) -> int:

@@ -18,6 +18,8 @@ LAST = re.compile(r"served (\d+), published (\d+), missing 0, duplicated 0")
 CLEAR_NUMBER = re.compile(r"\+\d{6,}|\b\d{9,}\b")
 DEADLINE_S = 120
 
+pytestmark = pytest.mark.java
+
 
 @contextmanager
 def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:

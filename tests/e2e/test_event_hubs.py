@@ -15,6 +15,8 @@ from tests.workers import Worker, configuration
 
 LIFETIME_S = 12
 
+pytestmark = [pytest.mark.broker, pytest.mark.java]
+
 
 @pytest.fixture
 def source() -> Iterator[Simulation]:

@@ -96,7 +96,7 @@ def pair(
     settings: Settings,
     tmp_path: Path,
 ) -> Pair:
-    source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    source = simulate(days=1, calls_per_day=2_000, page_size=50, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
     # Otherwise, on a slow machine, the coordinator could abort the old transaction and fence its producer.
     properties = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200", "transaction.timeout.ms": "120000"}
     configured = settings(source, kafka={"shards": 1, "properties": properties})

@@ -46,7 +46,7 @@ def left_open(
         ]
         for future in admin.create_topics(new_topics).values():
             future.result(10)
-        source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+        source = simulate(days=1, calls_per_day=2_000, page_size=50, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
         # Longer than the cluster needs to notice the dead broker, so that the worker keeps its shard.
         properties = {"session.timeout.ms": "15000", "transaction.timeout.ms": "60000"}
         kafka = {"shards": 1, "properties": properties}

@@ -17,10 +17,13 @@ MAX_MIB = 400
 PIECE = b" " * 65_536
 IMPATIENT = (
     "-c",
-    "from connector.graph import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
+    (
+        "from connector.graph import health, source; health.PATIENCE_S, source.MAX_PAGES = 1.0, 200\n"
+        "from connector.__main__ import main; main()"
+    ),
     "run",
 )
-"""`connector run` in which a tenant fails after one second of transient errors instead of two minutes."""
+"""`connector run` in which a tenant fails after one second of errors, not two minutes, and 200 empty pages, not 1,000."""
 
 
 def normal_response(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
@@ -44,8 +47,8 @@ def compressed_bomb(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
 
 @cache
 def bomb() -> bytes:
-    """Return a gibibyte of zeros, compressed."""
-    return gzip.compress(bytes(1 << 30), compresslevel=1)
+    """Return 512 MiB of zeros, compressed."""
+    return gzip.compress(bytes(1 << 29), compresslevel=1)
 
 
 def a_million_links(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:

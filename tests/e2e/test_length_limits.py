@@ -195,7 +195,7 @@ def test_worker_obeys_a_record_limit_that_is_lowered_at_run_time(
     limited: str,
     delivery: str,
 ) -> None:
-    source = simulate(days=1, calls_per_day=5_000, page_size=200, faults={"slow": 1.0, "slow_s": 0.2}, frozen=True)
+    source = simulate(days=1, calls_per_day=2_000, page_size=80, faults={"slow": 1.0, "slow_s": 0.2}, frozen=True)
     worker = place.worker(source, delivery)
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "the first rows")

@@ -12,6 +12,8 @@ from tests.simulation import Simulation
 from tests.wire import ADD_OFFSETS, END_TXN, TRANSACTION_API, Wires
 from tests.workers import Worker, configuration
 
+pytestmark = [pytest.mark.broker, pytest.mark.java]
+
 Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 
@@ -30,7 +32,6 @@ def limited() -> Iterator[tuple[Cluster, Wires]]:
         yield cluster, wires
 
 
-@pytest.mark.broker
 def test_at_least_once_needs_no_idempotent_producer(
     limited: tuple[Cluster, Wires], topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
@@ -52,7 +53,6 @@ def test_at_least_once_needs_no_idempotent_producer(
     assert warning["event"] == "idempotence_unsupported"
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("hidden", [TRANSACTION_API, {ADD_OFFSETS}, {END_TXN}], ids=["all", "add_offsets", "end"])
 def test_exactly_once_warns_once_that_transactions_are_missing(
     limited: tuple[Cluster, Wires],

@@ -14,7 +14,7 @@ from tests.simulation import Simulation
 from tests.token_broker import AUDIENCE, TokenBroker
 from tests.workers import Worker, configuration
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.java]
 
 LIFETIME_S = 12
 

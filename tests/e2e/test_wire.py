@@ -11,6 +11,8 @@ from tests.simulation import Simulation
 from tests.wire import END_TXN, Loss, Wires
 from tests.workers import Worker, configuration
 
+pytestmark = [pytest.mark.broker, pytest.mark.java]
+
 Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 
@@ -23,13 +25,12 @@ def wired_broker() -> Iterator[tuple[Cluster, Wires]]:
         yield cluster, wires
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("loss", ["request", "hold"], ids=["commit_request_lost", "commit_response_lost"])
 def test_unknown_commit_outcome_keeps_exactly_once(
     wired_broker: tuple[Cluster, Wires], topic: str, app: str, simulate: Simulate, new_worker: NewWorker, loss: Loss
 ) -> None:
     cluster, wires = wired_broker
-    source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    source = simulate(days=1, calls_per_day=2_000, page_size=60, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
     worker = new_worker(configuration(wires.bootstrap, topic, app, source))
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 200, "the first rows")

@@ -4,7 +4,7 @@ The tests run three real brokers. Some partitions have their only replica on a b
 the transaction and before its end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -193,16 +193,9 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connector.kafka.transaction._PROVEN_WITHIN_S", DEADLINE_S)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Three brokers for the tests of this module; each test revives the one that dies."""
-    with Cluster(3) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def bench(cluster: Cluster, topic: str, app: str) -> Bench:
-    return Bench(cluster, topic, app)
+def bench(three_brokers: Cluster, topic: str, app: str) -> Bench:
+    return Bench(three_brokers, topic, app)
 
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])

@@ -73,12 +73,6 @@ def secured() -> Iterator[SecuredBroker]:
         yield broker
 
 
-@pytest.fixture
-def own_cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        yield cluster
-
-
 def test_log_reader_ends_at_an_open_transaction(log: Log) -> None:
     log.commit(b"1")
     log.begin(b"open")
@@ -228,15 +222,15 @@ def test_log_reader_reads_the_other_partitions_if_one_is_forbidden(secured: Secu
 
 
 def test_log_reader_fails_in_time_if_a_broker_is_frozen(
-    own_cluster: Cluster, app: str, monkeypatch: pytest.MonkeyPatch
+    broker_of_its_own: Cluster, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "SILENCE_S", 3.0)
-    log = Log(own_cluster.bootstrap, app)
+    log = Log(broker_of_its_own.bootstrap, app)
     log.commit(b"1")
     shown: list[float] = []
     with LogReader(log.clients) as reader:
         assert values(reader.read_to_end({log.place: 0})) == [b"1"]
-        (broker,) = own_cluster.brokers
+        (broker,) = broker_of_its_own.brokers
         broker.suspend()
         try:
             started = time.monotonic()
@@ -250,8 +244,8 @@ def test_log_reader_fails_in_time_if_a_broker_is_frozen(
         assert values(reader.read_to_end({log.place: 0})) == [b"1"]
 
 
-def test_log_follower_continues_after_a_broker_was_frozen(own_cluster: Cluster, app: str) -> None:
-    log = Log(own_cluster.bootstrap, app)
+def test_log_follower_continues_after_a_broker_was_frozen(broker_of_its_own: Cluster, app: str) -> None:
+    log = Log(broker_of_its_own.bootstrap, app)
     log.commit(b"1")
     found: list[bytes | None] = []
     with LogReader(log.clients) as reader:
@@ -265,7 +259,7 @@ def test_log_follower_continues_after_a_broker_was_frozen(own_cluster: Cluster, 
             return looks
 
         wait_until(has(b"1"), "the first record")
-        (broker,) = own_cluster.brokers
+        (broker,) = broker_of_its_own.brokers
         broker.suspend()
         try:
             started = time.monotonic()

@@ -12,6 +12,7 @@ from tests.shared import Shared, ask
 from tests.workers import ROOT
 
 
+@pytest.mark.java
 def test_parallel_test_processes_share_one_registry() -> None:
     program = "import sys; from tests.shared import ask; print(ask(sys.argv[1], 'registry'))"
     shared = Shared()

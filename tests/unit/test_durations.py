@@ -12,6 +12,10 @@ def test_longest_tests_start_first() -> None:
     assert durations.longest_first(tests, known) == [1, 3, 2, 0, 4, 5]
 
 
+def test_lanes_have_almost_equal_durations() -> None:
+    assert durations.balanced({"a": 1.0, "b": 5.0, "c": 3.0, "d": 3.0}, 2) == {"b": 0, "c": 1, "d": 1, "a": 0}
+
+
 def test_measured_test_durations_replace_stored_ones(tmp_path: Path) -> None:
     file = tmp_path / "durations.json"
     durations.keep({"a": 3.04, "b": 2.0, "short": 0.9}, file)
@@ -22,5 +26,5 @@ def test_measured_test_durations_replace_stored_ones(tmp_path: Path) -> None:
 def test_xdist_group_suffix_is_removed_from_test_names() -> None:
     name = "tests/unit/test_a.py::test_b[user@example.org]"
     assert durations.without_group(name) == name
-    for group in ("three_brokers", "tests/e2e/test_c.py"):
+    for group in ("three_brokers", "java-1", "tests/e2e/test_c.py"):
         assert durations.without_group(f"{name}@{group}") == name

@@ -54,7 +54,7 @@ LOGGING = (
 )
 
 
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02) -> None:
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.05) -> None:
     """Wait until `condition()` holds; raise a TimeoutError that names `what` after `deadline_s`."""
     end = time.monotonic() + deadline_s
     pause = threading.Event()
@@ -142,7 +142,7 @@ class Broker:
             return self._known_brokers() >= brokers
 
         try:
-            wait_until(serves, f"{self} to serve", deadline_s)
+            wait_until(serves, f"{self} to serve", deadline_s, every_s=0.1)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; its log ends:\n{self.tail()}") from None
 

@@ -212,7 +212,7 @@ def _file(item: pytest.Item) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print how many tests ran on a real broker; write the durations if the option is set."""
-    if config.getoption("keep_durations"):
+    if config.getoption("keep_durations") and not hasattr(config, "workerinput"):
         passed = terminalreporter.getreports("passed")
         durations.keep({durations.without_group(report.nodeid): report.duration for report in passed})
     reports = [

@@ -23,6 +23,8 @@ from tests.processes import Process, start_process
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
+EVERY_S = 0.2
+"Time between two looks at a worker. Each look costs the worker and the test several milliseconds."
 FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "30d"})
 "Sweeps of seconds; the second one covers all data of a simulator of tests, and more than the tenants' start."
 
@@ -88,6 +90,8 @@ class Worker:
         self._folder = folder
         self._process: Process | Forked | None = None
         self._due = 0.0
+        self._address: tuple[int, str, int] | None = None
+        "Number of the start, host and port of the HTTP server."
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(settings)
 
@@ -190,7 +194,7 @@ class Worker:
             return False
 
         try:
-            wait_until(holds, what, deadline_s, every_s=0.05)
+            wait_until(holds, what, deadline_s, every_s=EVERY_S)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; {self.tail()}") from None
 
@@ -219,16 +223,24 @@ class Worker:
     @property
     def port(self) -> int | None:
         """Return the port of the HTTP server; None while it is not listening."""
-        listening = self.named("http_listening")
-        return int(listening[0]["port"]) if listening else None
+        address = self._listening()
+        return address[1] if address else None
+
+    def _listening(self) -> tuple[str, int] | None:
+        """Return host and port of the HTTP server of the newest process, read from its log once."""
+        if self._address is None or self._address[0] != self.starts:
+            events = self.named("http_listening")
+            if not events:
+                return None
+            self._address = self.starts, events[0]["host"] or "localhost", int(events[0]["port"])
+        return self._address[1:]
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a GET request; status 0 while the server is unavailable."""
-        listening = self.named("http_listening")
-        if not listening:
+        address = self._listening()
+        if address is None:
             return 0, ""
-        host, port = listening[0]["host"], int(listening[0]["port"])
-        connection = http.client.HTTPConnection(host or "localhost", port, timeout=5)
+        connection = http.client.HTTPConnection(*address, timeout=5)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

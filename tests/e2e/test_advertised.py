@@ -29,7 +29,7 @@ def advertising(address: str) -> Cluster:
     return cluster
 
 
-@pytest.fixture(params=["refused", "unresolved"])
+@pytest.fixture(scope="module", params=["refused", "unresolved"])
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, str]]:
     """Yield the cluster and the address that it advertises."""
     address = f"{HOST}:{free_ports(1)[0]}" if request.param == "refused" else "broker.invalid:9092"
@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, str]]:
         yield cluster, address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def source() -> Iterator[Simulation]:
     with Simulation(days=0.1, calls_per_day=100) as source:
         yield source

@@ -96,7 +96,10 @@ class Pool:
 
 @pytest.fixture(scope="module")
 def _single_brokers() -> Iterator[Pool]:
-    """Yield the pool of single brokers. It is closed before the tests of another module start their brokers."""
+    """Yield the pool of single brokers.
+
+    It is closed at the end of the module, because an idle broker uses a tenth of a core.
+    """
     pool = Pool(1)
     yield pool
     pool.close()
@@ -109,7 +112,7 @@ def broker_of_its_own(_single_brokers: Pool) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _clusters_of_three() -> Iterator[Pool]:
     pool = Pool(3)
     yield pool

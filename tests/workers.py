@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
 EVERY_S = 0.2
 "Time between two looks at a worker. Each look costs the worker and the test several milliseconds."
-FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "30d"})
+FAST = ({"every": "2s", "overlap": "10m"}, {"every": "5s", "overlap": "30d"})
 "Sweeps of seconds; the second one covers all data of a simulator of tests, and more than the tenants' start."
 
 _SAMPLE = re.compile(r"direct_routing_(\w+)(?:\{(.*)\})? (\S+)")

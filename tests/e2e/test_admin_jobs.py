@@ -375,7 +375,7 @@ def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None
     assert first["records"] == first["remembered_rows"] > 100
     assert (first["gap_seconds"], first["gaps"]) == (0, [])
     assert first["coverage"][-1]["to"] == first["covered_through"]
-    assert [sweep["every"] for sweep in first["sweeps"]] == ["1s", "5s"]
+    assert [sweep["every"] for sweep in first["sweeps"]] == ["2s", "5s"]
     assert all(sweep["last_ok"] for sweep in first["sweeps"])
     assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read the tenant yet")
     assert (left["id"], left["name"], left["state"], left["reason"]) == (gone, None, "unknown", "not configured")

@@ -50,8 +50,7 @@ def last_commit(worker: Worker) -> datetime:
     return max((datetime.fromisoformat(end) for end in ends if end), default=datetime.min.replace(tzinfo=UTC))
 
 
-@pytest.mark.parametrize("pause_s", [0, 4])
-@pytest.mark.parametrize("how", ["bounced_cleanly", "killed"])
+@pytest.mark.parametrize(("how", "pause_s"), [("bounced_cleanly", 4), ("killed", 0)])
 def test_broker_restart_or_kill_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
 ) -> None:

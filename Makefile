@@ -15,7 +15,7 @@ IMAGE_TAG = $(shell [ "$$(git describe --tags --exact-match --match 'v$(VERSION)
 	&& echo $(VERSION) || echo "$(VERSION)-dev.$$(git describe --always --exclude '*' --abbrev=7 --dirty=.dirty)")
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Parallel test processes. More than the core count pays off because most tests spend their time waiting.
-JOBS ?= 6
+JOBS ?= 7
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help

@@ -23,7 +23,7 @@ IMPATIENT = (
     ),
     "run",
 )
-"""`connector run` in which a tenant fails after one second of errors, not two minutes, and 200 empty pages, not 1,000."""
+"`connector run` in which a tenant fails after one second of errors or 200 empty pages, not two minutes or 1,000 pages."
 
 
 def normal_response(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:

@@ -92,6 +92,15 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _is_stopped(pid: int) -> bool:
+    """Return whether every thread is stopped. Under load, other threads run on until one has received the signal."""
+    try:
+        states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread has ended meanwhile
+        return False
+    return set(states) <= {"T"}
+
+
 class Broker:
     """One broker process, which is also a controller of its cluster."""
 
@@ -163,8 +172,9 @@ class Broker:
         self._reap(STOP_DEADLINE_S)
 
     def suspend(self) -> None:
-        """Suspend the broker (SIGSTOP): connections stay open and nothing answers."""
+        """Suspend the broker (SIGSTOP) and wait until no thread runs: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        wait_until(lambda: self.pid is None or _is_stopped(self.pid), f"{self} to stop", every_s=0.002)
 
     def resume(self) -> None:
         """Let a suspended broker continue (SIGCONT)."""

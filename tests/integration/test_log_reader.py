@@ -22,6 +22,7 @@ from connector.kafka import log_reader
 from connector.kafka.clients import Clients
 from connector.kafka.log_reader import LogReader, Place, from_beginning
 from connector.kafka.restore import read_partition
+from tests import oracle
 from tests.brokers import Cluster, wait_until
 from tests.conftest import SharedBroker
 from tests.secured import SecuredBroker
@@ -33,6 +34,7 @@ class Log:
     """Topic with one partition, and a transactional producer for it."""
 
     def __init__(self, bootstrap: str, app: str, settings: dict[str, str] | None = None) -> None:
+        self.bootstrap = bootstrap
         self.clients = Clients(bootstrap, QUIET)
         self.place: Place = (f"{app}.log", 0)
         admin = AdminClient({"bootstrap.servers": bootstrap} | QUIET)
@@ -48,8 +50,10 @@ class Log:
         assert self.producer.flush(20) == 0
 
     def commit(self, *values: bytes) -> None:
+        """Commit a transaction and wait for its marker, which the broker may write after its response."""
         self.begin(*values)
         self.producer.commit_transaction(20)
+        wait_until(lambda: not oracle.open_transactions(self.bootstrap, self.place[:1]), "the marker")
 
     def read(self, isolation: str = "read_committed", start: int = 0, end: int | None = None) -> list[bytes | None]:
         with LogReader(self.clients, isolation) as reader:

@@ -5,7 +5,7 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("default")
 
 THREE_BROKERS = "three_brokers"
 JAVA_LANES = 2
-"Number of processes whose tests start Java processes. With those of the three brokers, at most eight run at once."
-_OWN_BROKER = frozenset({"secured", "broker_of_its_own"})
+"Number of test processes whose tests start Java processes, besides the one whose tests have three brokers."
+_OWN_BROKER = "secured", "broker_of_its_own"
 _SHARED = pytest.StashKey[Shared]()
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
@@ -67,7 +67,10 @@ def _address(config: pytest.Config, name: str) -> str:
 
 
 class Pool:
-    """Clusters that one test after the other uses. A cluster that a test leaves broken is replaced."""
+    """Clusters that the tests of a module use one after the other. A cluster that a test leaves broken is replaced.
+
+    A pool is closed at the end of its module, because an idle broker uses a tenth of a core.
+    """
 
     def __init__(self, brokers: int) -> None:
         self._brokers = brokers
@@ -96,13 +99,8 @@ class Pool:
 
 @pytest.fixture(scope="module")
 def _single_brokers() -> Iterator[Pool]:
-    """Yield the pool of single brokers.
-
-    It is closed at the end of the module, because an idle broker uses a tenth of a core.
-    """
-    pool = Pool(1)
-    yield pool
-    pool.close()
+    with closing(Pool(1)) as pool:
+        yield pool
 
 
 @pytest.fixture
@@ -114,9 +112,8 @@ def broker_of_its_own(_single_brokers: Pool) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def _clusters_of_three() -> Iterator[Pool]:
-    pool = Pool(3)
-    yield pool
-    pool.close()
+    with closing(Pool(3)) as pool:
+        yield pool
 
 
 @pytest.fixture
@@ -175,15 +172,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Tests that start Java processes form few groups, so that few of these processes run at once.
     """
     known = durations.load()
-    files: dict[str, float] = {}
-    for item in items:
-        if _starts_java(item):
-            file = _file(item)
-            files[file] = files.get(file, 0.0) + durations.expected(item.nodeid, known, on_broker=True)
-    lanes = durations.balanced(files, JAVA_LANES)
+    starting_java = [(item.nodeid, _file(item), True) for item in items if _starts_java(item)]
+    lanes = durations.balanced(durations.sums(starting_java, known), JAVA_LANES)
     tests: list[durations.Test] = []
     for item in items:
-        on_broker = not (_OWN_BROKER | {THREE_BROKERS, "broker"}).isdisjoint(getattr(item, "fixturenames", ()))
+        on_broker = _uses(item, *_OWN_BROKER, THREE_BROKERS, "broker")
         if on_broker:
             item.add_marker("broker")
         group = f"java-{lanes[_file(item)]}" if _starts_java(item) else _group(item)
@@ -195,14 +188,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _starts_java(item: pytest.Item) -> bool:
     """Return whether a test starts a Java process or two of its own, which end before the tests of the next file."""
-    return item.get_closest_marker("java") is not None or not _OWN_BROKER.isdisjoint(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("java") is not None or _uses(item, *_OWN_BROKER)
+
+
+def _uses(item: pytest.Item, *fixtures: str) -> bool:
+    """Return whether a test uses one of these fixtures."""
+    return not set(fixtures).isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _group(item: pytest.Item) -> str:
     """Return the name of what a test shares with others of one process; "" if there is nothing."""
     fixtures = getattr(item, "_fixtureinfo", None)
     found = fixtures.name2fixturedefs.values() if fixtures else ()
-    if item.get_closest_marker(THREE_BROKERS) or THREE_BROKERS in getattr(item, "fixturenames", ()):
+    if item.get_closest_marker(THREE_BROKERS) or _uses(item, THREE_BROKERS):
         return THREE_BROKERS
     if any(definitions[-1].scope == "module" for definitions in found):
         return _file(item)

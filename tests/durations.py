@@ -38,27 +38,29 @@ def keep(measured: Mapping[str, float], file: Path = FILE) -> None:
     file.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def expected(name: str, known: Mapping[str, float], *, on_broker: bool) -> float:
-    """Return the expected duration of a test in seconds."""
-    return known.get(name, UNKNOWN_BROKER_S if on_broker else 0.0)
+def sums(tests: Sequence[Test], known: Mapping[str, float]) -> dict[str, float]:
+    """Return the expected duration of each group in seconds. A test without a group is one by its name."""
+    found: dict[str, float] = {}
+    for name, group, on_broker in tests:
+        seconds = known.get(name, UNKNOWN_BROKER_S if on_broker else 0.0)
+        found[group or name] = found.get(group or name, 0.0) + seconds
+    return found
 
 
-def balanced(sums: Mapping[str, float], lanes: int) -> dict[str, int]:
-    """Return a lane from 0 to `lanes` - 1 for each name, so that the sums of the lanes are almost equal."""
+def balanced(durations: Mapping[str, float], lanes: int) -> dict[str, int]:
+    """Return a lane from 0 to `lanes` - 1 for each name, so that the lanes last almost equally long."""
     totals = [0.0] * lanes
     chosen: dict[str, int] = {}
-    for name in sorted(sums, key=lambda name: (-sums[name], name)):
+    for name in sorted(durations, key=lambda name: (-durations[name], name)):
         lane = totals.index(min(totals))
         chosen[name] = lane
-        totals[lane] += sums[name]
+        totals[lane] += durations[name]
     return chosen
 
 
 def longest_first(tests: Sequence[Test], known: Mapping[str, float]) -> list[int]:
     """Return the positions of tests in starting order: groups stay together, the longest sum of durations first."""
-    sums: dict[str, float] = {}
+    lasting = sums(tests, known)
     groups = [group or name for name, group, _ in tests]
-    for (name, _, on_broker), group in zip(tests, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + expected(name, known, on_broker=on_broker)
     first = {group: position for position, group in reversed(list(enumerate(groups)))}
-    return sorted(range(len(tests)), key=lambda n: (-sums[groups[n]], first[groups[n]], n))
+    return sorted(range(len(tests)), key=lambda n: (-lasting[groups[n]], first[groups[n]], n))

@@ -90,8 +90,8 @@ class Worker:
         self._folder = folder
         self._process: Process | Forked | None = None
         self._due = 0.0
-        self._address: tuple[int, str, int] | None = None
-        "Number of the start, host and port of the HTTP server."
+        self._address: tuple[str, int] | None = None
+        "Host and port of the newest process's HTTP server; None until they were read from its log."
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(settings)
 
@@ -134,6 +134,7 @@ class Worker:
         """Start a process without waiting for it to do anything."""
         assert not self.running
         self.starts += 1
+        self._address = None
         environment = without_settings() | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         command = [*self.program, *arguments, "--config", str(self.config)]
         if command[0] == "-m" and not self.options:
@@ -228,12 +229,9 @@ class Worker:
 
     def _listening(self) -> tuple[str, int] | None:
         """Return host and port of the HTTP server of the newest process, read from its log once."""
-        if self._address is None or self._address[0] != self.starts:
-            events = self.named("http_listening")
-            if not events:
-                return None
-            self._address = self.starts, events[0]["host"] or "localhost", int(events[0]["port"])
-        return self._address[1:]
+        if self._address is None and (events := self.named("http_listening")):
+            self._address = events[0]["host"] or "localhost", int(events[0]["port"])
+        return self._address
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a GET request; status 0 while the server is unavailable."""

@@ -14,8 +14,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 IMAGE_TAG = $(shell [ "$$(git describe --tags --exact-match --match 'v$(VERSION)' --dirty=.dirty 2>/dev/null)" = "v$(VERSION)" ] \
 	&& echo $(VERSION) || echo "$(VERSION)-dev.$$(git describe --always --exclude '*' --abbrev=7 --dirty=.dirty)")
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-# Parallel test processes. More than the core count pays off because most tests spend their time waiting.
+# Parallel test processes. More than the core count pays off because most tests spend their time waiting. A run ends when
+# one of them dies: pytest-xdist does not replace it with --dist=loadgroup, and would wait for ever.
 JOBS ?= 7
+PARALLEL = --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder --max-worker-restart=0
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help
@@ -86,7 +88,7 @@ out/python3.13/.requirements: .venv/.requirements
 
 .PHONY: test
 test: dev ## All tests, also on real Kafka brokers (fetched the first time)
-	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder \
+	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest $(PARALLEL) \
 		$(if $(KEEP_DURATIONS),--keep-durations)
 
 # What the guarantee asks of a broker: transactions, fencing, exactly once, restore, hanging transactions. Kafka 4.2 does
@@ -99,8 +101,8 @@ matrix: setup ## The broker tests of the guarantee on each Kafka version; KAFKA_
 	@failed=; for version in $(or $(KAFKA_VERSIONS),4.2.2 4.3.0 4.4.0); do \
 		case $$version in 4.[0-2].*) hanging= ;; *) hanging="$(OF_HANGING)" ;; esac; \
 		echo "--- Kafka $$version"; \
-		KAFKA_VERSION=$$version KAFKA_BOOTSTRAP_SERVERS= $(BIN)/pytest --quiet --numprocesses=$(JOBS) --dist=loadgroup \
-			--no-loadscope-reorder $(OF_THE_GUARANTEE) $$hanging || failed="$$failed $$version"; \
+		KAFKA_VERSION=$$version KAFKA_BOOTSTRAP_SERVERS= $(BIN)/pytest --quiet $(PARALLEL) \
+			$(OF_THE_GUARANTEE) $$hanging || failed="$$failed $$version"; \
 	done; [ -z "$$failed" ] || { echo "failed on$$failed" >&2; exit 1; }
 
 .PHONY: broker

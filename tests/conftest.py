@@ -12,7 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import durations
+from tests import durations, flaky
 from tests.brokers import KAFKA_VERSION, Cluster
 from tests.registries import RegistryClient
 from tests.shared import Shared, ask
@@ -157,12 +157,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shared = config.stash[_SHARED] = Shared()
         config.add_cleanup(shared.close)
+        if not config.pluginmanager.has_plugin(flaky.__name__):
+            flaky.note_death(config, died=False)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Pass the address of the shared processes to a test process of pytest-xdist."""
     node.workerinput["shared"] = node.config.stash[_SHARED].listen()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Note that a test process of pytest-xdist died."""
+    if error:
+        flaky.note_death(node.config, died=True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups

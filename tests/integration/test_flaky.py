@@ -26,6 +26,18 @@ def test_race():
 def test_sound():
     pass
 """
+DEATH = """
+import os
+from pathlib import Path
+
+def test_race():
+    if not Path("runs").exists():
+        Path("runs").touch()
+        os._exit(1)
+
+def test_sound():
+    pass
+"""
 NAME = "tests/test_race.py::test_race"
 
 
@@ -83,6 +95,20 @@ def test_failure_that_recurs_when_run_alone_is_not_flaky(project: Path) -> None:
 def test_rerun_that_selects_no_test_is_not_a_success(project: Path) -> None:
     """The second run starts only because the run of all tests failed, so an empty second run is not a success."""
     assert run(project, "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_no_rerun_follows_the_death_of_a_test_process(project: Path) -> None:
+    """The other tests of the process did not run, so the failed test alone could make the run green."""
+    (project / "tests" / "test_race.py").write_text(DEATH, encoding="utf-8")
+    parallel = ("-p", "xdist", "--numprocesses=2", "--dist=loadgroup", "--max-worker-restart=0")
+    first_run = run(project, "-p", "tests.conftest", *parallel)
+    assert first_run.returncode == 1
+    assert f"crashed while running '{NAME}" in first_run.stdout
+    second_run = run(project, "-p", "tests.conftest", "-p", "tests.flaky")
+    assert second_run.returncode == 1
+    assert "A test process died, so some tests did not run" in second_run.stdout
+    assert run(project, "-p", "tests.conftest").returncode == 0
+    assert run(project, "-p", "tests.conftest", "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_flaky_tests_file_lists_no_test_twice() -> None:

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Select the tests that failed last. With pytest-xdist their names have the group appended."""
     assert config.cache is not None
     if config.cache.get(_DIED, default=False):
-        pytest.exit("A test process died, so some tests did not run: run all tests again.", pytest.ExitCode.TESTS_FAILED)
+        pytest.exit("A test process died, so some tests did not run: run all again.", pytest.ExitCode.TESTS_FAILED)
     failed = {without_group(name) for name in config.cache.get("cache/lastfailed", {})}
     config.hook.pytest_deselected(items=[item for item in items if not _is_of(item, failed)])
     items[:] = [item for item in items if _is_of(item, failed)]

@@ -219,7 +219,9 @@ class Broker:
 
 
 class Cluster(Startable):
-    """Cluster of `brokers` real brokers; each is also a controller, so that three survive the loss of one.
+    """Cluster of `brokers` real brokers. Three survive the loss of any one, two the loss of the second one.
+
+    Each is also a controller, except that of two brokers only the first one is.
 
     `properties` override the server's settings; `listeners` are additional listeners, each name with its protocol;
     `fast_run` compiles hot code fully, for benchmarks, which makes the start 0.3 s slower.
@@ -255,7 +257,8 @@ class Cluster(Startable):
         ports[0] = port or ports[0]
         more = [dict(zip(names, ports[2 * brokers + n :: brokers], strict=True)) for n in range(brokers)]
         self._listeners = more[0]
-        voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
+        controllers = range(1 if brokers == 2 else brokers)
+        voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in controllers)
         options = [f"-Xmx{heap_mib}m", *(FAST_RUN if fast_run else FAST_START), *archive, *LOGGING]
         self.brokers = tuple(
             _formatted_broker(
@@ -265,6 +268,7 @@ class Cluster(Startable):
                     names,
                     {"PLAINTEXT": ports[2 * n], "CONTROLLER": ports[2 * n + 1], **more[n]},
                     {"PROXIED": proxies[n]} if proxies else {},
+                    controls=n in controllers,
                 )
                 | dict(properties or {}),
                 self.directory / f"broker-{n + 1}",
@@ -357,9 +361,10 @@ def _formatted_broker(
 
 
 def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> dict[str, str]:
-    replicas, in_sync = min(3, brokers), min(2, brokers)
+    replicas, in_sync = min(3, brokers), max(1, brokers - 1)
+    controls = f"{number}@" in voters
     return {
-        "process.roles": "broker,controller",
+        "process.roles": "broker,controller" if controls else "broker",
         "node.id": str(number),
         "controller.quorum.voters": voters,
         "listeners": f"PLAINTEXT://{HOST}:{ports[0]},CONTROLLER://{HOST}:{ports[1]}",
@@ -394,11 +399,17 @@ def _host(listener: str) -> str:
     return "[::1]" if listener == IPV6 else HOST
 
 
-def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int]) -> dict[str, str]:
-    """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's."""
-    addresses = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
+def _listeners(
+    protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int], *, controls: bool
+) -> dict[str, str]:
+    """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's.
+
+    `controls`: whether it is also a controller.
+    """
+    own = {name: port for name, port in ports.items() if name != "CONTROLLER"}
+    addresses = own | dict(advertised)
     return {
-        "listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in ports.items()),
+        "listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in (ports if controls else own).items()),
         "advertised.listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in addresses.items()),
         "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ports),
     }

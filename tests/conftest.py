@@ -111,6 +111,19 @@ def broker_of_its_own(_single_brokers: Pool) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
+def _clusters_of_two() -> Iterator[Pool]:
+    with closing(Pool(2)) as pool:
+        yield pool
+
+
+@pytest.fixture
+def two_brokers(_clusters_of_two: Pool) -> Iterator[Cluster]:
+    """Yield a real cluster of two brokers, used by one test at a time; it survives the loss of the second one."""
+    with _clusters_of_two.lend() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
 def _clusters_of_three() -> Iterator[Pool]:
     with closing(Pool(3)) as pool:
         yield pool

@@ -23,7 +23,7 @@ def published(worker: Worker) -> float:
 
 @pytest.fixture
 def left_open(
-    three_brokers: Cluster,
+    two_brokers: Cluster,
     topic: str,
     app: str,
     simulate: Callable[..., Simulation],
@@ -33,13 +33,13 @@ def left_open(
     """Let a commit hang in some topics: the broker with their only replica dies before it, and the worker after it."""
 
     def leave(hanging: list[str]) -> Simulation:
-        admin = AdminClient({"bootstrap.servers": three_brokers.bootstrap, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": two_brokers.bootstrap, "log_level": 0})
         compacted = {"cleanup.policy": "compact"}
         new_topics = [
             NewTopic(
                 name,
                 1,
-                replica_assignment=[[3 if name in hanging else 2]],
+                replica_assignment=[[2 if name in hanging else 1]],
                 config=compacted if name.startswith(app) else {},
             )
             for name in (*topics.of_rows(topic), f"{app}.state", f"{app}.seen")
@@ -51,7 +51,7 @@ def left_open(
         properties = {"session.timeout.ms": "15000", "transaction.timeout.ms": "60000"}
         kafka = {"shards": 1, "properties": properties}
         worker = new_worker(
-            configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka),
+            configuration(two_brokers.bootstrap, topic, app, source, kafka=kafka),
             *("-m", "tests.halting_worker", str(tmp_path)),
         )
         worker.start()
@@ -59,7 +59,7 @@ def left_open(
         (tmp_path / "hold-commit").touch()
         worker.until((tmp_path / "held-commit").exists, "a commit to be held")
         before = published(worker)
-        victim = three_brokers.brokers[2]
+        victim = two_brokers.brokers[1]
         victim.kill()
 
         def is_known() -> bool:
@@ -78,7 +78,7 @@ def left_open(
 
 @pytest.mark.parametrize(("hangs", "outcome"), [("everything", "aborted"), ("seen", "committed")])
 def test_hanging_transaction_neither_loses_nor_duplicates_rows(
-    three_brokers: Cluster,
+    two_brokers: Cluster,
     topic: str,
     app: str,
     left_open: Callable[[list[str]], Simulation],
@@ -92,16 +92,16 @@ def test_hanging_transaction_neither_loses_nor_duplicates_rows(
     """
     seen = f"{app}.seen"
     source = left_open([seen] if hangs == "seen" else [*topics.of_rows(topic), f"{app}.state", seen])
-    worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
+    worker = new_worker(configuration(two_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == [outcome]
     assert worker.stop() == 0
-    oracle.check(three_brokers.bootstrap, topic, app, source.truth())
+    oracle.check(two_brokers.bootstrap, topic, app, source.truth())
 
 
 def test_switch_to_at_least_once_ends_hanging_transactions(
-    three_brokers: Cluster,
+    two_brokers: Cluster,
     topic: str,
     app: str,
     left_open: Callable[[list[str]], Simulation],
@@ -110,10 +110,10 @@ def test_switch_to_at_least_once_ends_hanging_transactions(
     """The shard cannot read its state as long as a transaction hangs."""
     source = left_open([*topics.of_rows(topic), f"{app}.state", f"{app}.seen"])
     kafka = {"shards": 1, "delivery": "at_least_once"}
-    worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka))
+    worker = new_worker(configuration(two_brokers.bootstrap, topic, app, source, kafka=kafka))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == ["aborted"]
     assert worker.stop() == 0
     names = [*topics.of_rows(topic), f"{app}.state", f"{app}.seen"]
-    assert not oracle.open_transactions(three_brokers.bootstrap, names)
+    assert not oracle.open_transactions(two_brokers.bootstrap, names)

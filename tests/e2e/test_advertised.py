@@ -29,7 +29,7 @@ def advertising(address: str) -> Cluster:
     return cluster
 
 
-@pytest.fixture(scope="module", params=["refused", "unresolved"])
+@pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, str]]:
     """Yield the cluster and the address that it advertises."""
     address = f"{HOST}:{free_ports(1)[0]}" if request.param == "refused" else "broker.invalid:9092"
@@ -43,7 +43,7 @@ def source() -> Iterator[Simulation]:
         yield source
 
 
-@pytest.mark.parametrize("topics", ["missing", "existing"])
+@pytest.mark.parametrize(("place", "topics"), [("refused", "missing"), ("unresolved", "existing")], indirect=["place"])
 def test_run_command_names_an_unreachable_advertised_address(
     place: tuple[Cluster, str],
     source: Simulation,
@@ -69,6 +69,7 @@ def test_run_command_names_an_unreachable_advertised_address(
         assert (done.code, f"broker 1 advertises {address}" in done.error) == (1, True)
 
 
+@pytest.mark.parametrize("place", ["refused", "unresolved"], indirect=True)
 def test_check_command_names_an_unreachable_advertised_address(
     place: tuple[Cluster, str], source: Simulation, topic: str, app: str, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def left_open(
             future.result(10)
         source = simulate(days=1, calls_per_day=2_000, page_size=50, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
         # Longer than the cluster needs to notice the dead broker, so that the worker keeps its shard.
-        properties = {"session.timeout.ms": "15000", "transaction.timeout.ms": "60000"}
+        properties = {"session.timeout.ms": "9000", "transaction.timeout.ms": "60000"}
         kafka = {"shards": 1, "properties": properties}
         worker = new_worker(
             configuration(two_brokers.bootstrap, topic, app, source, kafka=kafka),

@@ -177,6 +177,7 @@ class CommitLoop:
                 _restart_if_refused(error)
                 raise
             else:
+                self._shard.problem = None
                 self._shard.series.transaction_committed(time.monotonic() - begun)
                 self._worker.metrics.kafka_answered(ok=True)
                 return

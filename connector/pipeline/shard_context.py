@@ -44,6 +44,8 @@ class ShardContext:
         self.liveness = Liveness()
         self.lengths = LengthLimits(worker.clients, number, (self.names.state, self.names.seen))
         self.warnings = RowWarnings()
+        self.problem: str | None = None
+        "Reason why nothing is published until an operator acts; None if there is none. A commit ends it."
         self._topology = worker.topology
         self._batches = self._new_batches()
 

@@ -68,7 +68,14 @@ def test_exactly_once_warns_once_that_transactions_are_missing(
     worker.start()
     worker.until_logged("transactions_unsupported")
     opened = wires.opened
-    worker.until(lambda: wires.opened > opened + 10, "further producers to be opened")
+    codes: list[int] = []
+
+    def are_opened() -> bool:
+        codes.append(worker.get("/readyz")[0])
+        return wires.opened > opened + 10
+
+    worker.until(are_opened, "further producers to be opened")
+    assert set(codes) == {503}
     (warning,) = problems(worker)
     assert "not supported by" in warning["reason"]
     assert "choose a service tier with transactions" in warning["reason"]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from connector.core import jobs
 from connector.core.rows import RowSchema
-from connector.errors import FencedError, HandedOverError, ShardRestartError
+from connector.errors import FencedError, HandedOverError, ShardRestartError, UnsupportedError
 from connector.graph.clock import TrustedClock
 from connector.kafka import avro, control, kept_commands, publishing, recreation
 from connector.kafka.control import TenantCommand
@@ -139,6 +139,27 @@ async def test_aborted_batch_is_repeated_with_new_group_metadata(
         ("app.control", 0, 5)
     }
     assert committed_when_applied == [3]
+    await publisher.close()
+
+
+async def test_shard_without_transactions_is_not_ready_until_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restoration does not prove that the brokers have transactions, because it needs fewer requests than a commit.
+
+    Otherwise /readyz would return 200 after each restart.
+    """
+    publisher = Scripted(None)
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    await shard._wait_for_limits(UnsupportedError("no transactions"))
+    restored = asyncio.Event()
+    monkeypatch.setattr(shard._ownership, "open_commands", lambda _offset: restored.set())
+    working = asyncio.create_task(shard._work(RestoredShard({}, {}, recreation.Place(0, ""), ()), publisher))
+    await asyncio.wait_for(restored.wait(), 10)
+    assert shard.restored
+    assert shard.problem == "no transactions"
+    await loop_of(shard, publisher)._commit({}, 0)
+    assert shard.problem is None
+    shard.hand_over()
+    await working
     await publisher.close()
 
 

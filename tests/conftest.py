@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +26,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
-THREE_BROKERS = "three_brokers"
-JAVA_LANES = 2
-"Number of test processes whose tests start Java processes, besides the one whose tests have three brokers."
+JAVA_LANES = 3
+"Number of test processes whose tests start Java processes of their own, one at a time."
+SEVERAL = "several_java"
+"Group of the tests that start up to three at a time: they run in one test process."
 _OWN_BROKER = "secured", "broker_of_its_own"
+_OWN_BROKERS = "two_brokers", "three_brokers"
 _SHARED = pytest.StashKey[Shared]()
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
@@ -72,14 +74,15 @@ class Pool:
     A pool is closed at the end of its module, because an idle broker uses a tenth of a core.
     """
 
-    def __init__(self, brokers: int) -> None:
+    def __init__(self, brokers: int, properties: Mapping[str, str] | None = None) -> None:
         self._brokers = brokers
+        self._properties = properties
         self._idle: Cluster | None = None
 
     @contextmanager
     def lend(self) -> Iterator[Cluster]:
         """Yield a cluster that runs. The test may stop, kill, suspend and restart its brokers."""
-        cluster, self._idle = self._idle or Cluster(self._brokers), None
+        cluster, self._idle = self._idle or Cluster(self._brokers, self._properties), None
         try:
             cluster.start()
             yield cluster
@@ -98,15 +101,16 @@ class Pool:
 
 
 @pytest.fixture(scope="module")
-def _single_brokers() -> Iterator[Pool]:
+def single_brokers() -> Iterator[Pool]:
+    """Yield the pool of `broker_of_its_own`."""
     with closing(Pool(1)) as pool:
         yield pool
 
 
 @pytest.fixture
-def broker_of_its_own(_single_brokers: Pool) -> Iterator[Cluster]:
+def broker_of_its_own(single_brokers: Pool) -> Iterator[Cluster]:
     """Yield a real single broker for this test alone, which it may stop, kill, suspend and restart."""
-    with _single_brokers.lend() as cluster:
+    with single_brokers.lend() as cluster:
         yield cluster
 
 
@@ -191,14 +195,15 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use a real broker, keep groups in one process, and order the longest tests first.
 
-    Tests that start Java processes form few groups, so that few of these processes run at once.
+    Tests that start Java processes form few groups, so that at most eight run at once: broker and registry that all
+    tests share, three of the group `several_java`, and one of each group `java-N`.
     """
     known = durations.load()
     starting_java = [(item.nodeid, _file(item), True) for item in items if _starts_java(item)]
     lanes = durations.balanced(durations.sums(starting_java, known), JAVA_LANES)
     tests: list[durations.Test] = []
     for item in items:
-        on_broker = _uses(item, *_OWN_BROKER, THREE_BROKERS, "broker")
+        on_broker = _uses(item, *_OWN_BROKER, *_OWN_BROKERS, "broker")
         if on_broker:
             item.add_marker("broker")
         group = f"java-{lanes[_file(item)]}" if _starts_java(item) else _group(item)
@@ -209,8 +214,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _starts_java(item: pytest.Item) -> bool:
-    """Return whether a test starts a Java process or two of its own, which end before the tests of the next file."""
-    return item.get_closest_marker("java") is not None or _uses(item, *_OWN_BROKER)
+    """Return whether a test starts one Java process of its own, which ends before the tests of the next file."""
+    return not _starts_several(item) and (item.get_closest_marker("java") is not None or _uses(item, *_OWN_BROKER))
+
+
+def _starts_several(item: pytest.Item) -> bool:
+    return item.get_closest_marker(SEVERAL) is not None or _uses(item, *_OWN_BROKERS)
 
 
 def _uses(item: pytest.Item, *fixtures: str) -> bool:
@@ -222,8 +231,8 @@ def _group(item: pytest.Item) -> str:
     """Return the name of what a test shares with others of one process; "" if there is nothing."""
     fixtures = getattr(item, "_fixtureinfo", None)
     found = fixtures.name2fixturedefs.values() if fixtures else ()
-    if item.get_closest_marker(THREE_BROKERS) or _uses(item, THREE_BROKERS):
-        return THREE_BROKERS
+    if _starts_several(item):
+        return SEVERAL
     if any(definitions[-1].scope == "module" for definitions in found):
         return _file(item)
     return ""

@@ -18,7 +18,7 @@ Test = tuple[str, str, bool]
 "Name, group and whether it runs on a broker. Tests of a group run in one process, in their order."
 
 
-_GROUP = re.compile(r"@(?:three_brokers|java-\d|tests/\S+\.py)$")
+_GROUP = re.compile(r"@(?:several_java|java-\d|tests/\S+\.py)$")
 
 
 def without_group(name: str) -> str:

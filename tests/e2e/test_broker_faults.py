@@ -3,7 +3,8 @@
 import html
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from confluent_kafka.admin import (
 
 from tests import oracle
 from tests.brokers import Cluster, set_topic
-from tests.conftest import SharedBroker
+from tests.conftest import Pool, SharedBroker
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
 
@@ -29,6 +30,18 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 HISTORY = {"days": 1, "calls_per_day": 2_000, "page_size": 40, "frozen": True, "faults": {"slow": 1.0, "slow_s": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def single_brokers() -> Iterator[Pool]:
+    """Yield brokers with ACLs that allow every operation that no rule denies."""
+    rules = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:nobody",
+    }
+    with closing(Pool(1, rules)) as pool:
+        yield pool
 
 
 def published(worker: Worker) -> float:
@@ -148,30 +161,16 @@ def test_failed_transaction_publishes_neither_rows_nor_state(
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
 
 
-@pytest.fixture(scope="module")
-def guarded_broker() -> Any:
-    """Yield a broker with ACLs that allows every operation that no rule denies."""
-    rules = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "allow.everyone.if.no.acl.found": "true",
-        "super.users": "User:nobody",
-    }
-    with Cluster(properties=rules) as cluster:
-        yield cluster
-
-
-@pytest.mark.broker
-@pytest.mark.java
 @pytest.mark.parametrize("denied", ["", ".state"], ids=["the_row_topic", "the_state_topic"])
 def test_worker_waits_until_a_withdrawn_right_is_granted_again(
-    guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
 ) -> None:
     """Same scenario as Kafka's ExactlyOnceSourceIntegrationTest."""
     source = simulate(**HISTORY)
-    worker = new_worker(configuration(guarded_broker.bootstrap, topic, app, source))
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
     worker.until(lambda: published(worker) > 200, "the first rows")
-    admin = AdminClient({"bootstrap.servers": guarded_broker.bootstrap, "log_level": 0})
+    admin = AdminClient({"bootstrap.servers": broker_of_its_own.bootstrap, "log_level": 0})
     name = f"{app}{denied}" if denied else topic
     place = (ResourceType.TOPIC, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
     deny = AclBinding(*place, AclOperation.WRITE, AclPermissionType.DENY)
@@ -185,7 +184,7 @@ def test_worker_waits_until_a_withdrawn_right_is_granted_again(
     for removed in admin.delete_acls([rule]).values():
         removed.result(10)
     finish(worker)
-    oracle.check(guarded_broker.bootstrap, topic, app, source.truth())
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
 def test_worker_stops_within_10_s_while_a_broker_is_frozen(

@@ -20,7 +20,7 @@ def test_chaos_actions_depend_only_on_the_seed() -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.three_brokers
+@pytest.mark.several_java
 @pytest.mark.timeout(900)
 def test_random_faults_keep_exactly_once(tmp_path: Path) -> None:
     """First, a worker is killed while the responses to its commits are delayed.

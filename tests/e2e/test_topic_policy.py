@@ -13,7 +13,7 @@ from tests.brokers import Cluster
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
 
-pytestmark = [pytest.mark.broker, pytest.mark.java]
+pytestmark = [pytest.mark.broker, pytest.mark.several_java]
 
 REFUSED = "segment.ms,max.compaction.lag.ms"
 INTERNAL = ("state", "seen")

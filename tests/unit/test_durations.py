@@ -26,5 +26,5 @@ def test_measured_test_durations_replace_stored_ones(tmp_path: Path) -> None:
 def test_xdist_group_suffix_is_removed_from_test_names() -> None:
     name = "tests/unit/test_a.py::test_b[user@example.org]"
     assert durations.without_group(name) == name
-    for group in ("three_brokers", "java-1", "tests/e2e/test_c.py"):
+    for group in ("several_java", "java-1", "tests/e2e/test_c.py"):
         assert durations.without_group(f"{name}@{group}") == name

@@ -155,12 +155,13 @@ async def test_shard_without_transactions_is_not_ready_until_a_commit(monkeypatc
     working = asyncio.create_task(shard._work(RestoredShard({}, {}, recreation.Place(0, ""), ()), publisher))
     await asyncio.wait_for(restored.wait(), 10)
     assert shard.restored
-    assert shard.problem == "no transactions"
+    problems = [shard.problem]
     await loop_of(shard, publisher)._commit({}, 0)
-    assert shard.problem is None
+    problems.append(shard.problem)
     shard.hand_over()
     await working
     await publisher.close()
+    assert problems == ["no transactions", None]
 
 
 async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:

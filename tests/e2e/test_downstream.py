@@ -206,7 +206,11 @@ def test_every_query_of_the_trunks_dashboard_returns_rows(example: Example) -> N
             for panel in content["panels"]
             if panel["type"] != "row"
         }
-    assert [title for title, rows in results.items() if not rows or None in rows[0].values()] == []
+    # An interval without an answered call has no average.
+    filled_in = {
+        title: {name for row in rows for name in row if row[name] is not None} for title, rows in results.items()
+    }
+    assert [title for title, rows in results.items() if not rows or filled_in[title] != rows[0].keys()] == []
     lines = example.run.lines
     (attempts,), (busiest,) = (results[title][0].values() for title in ("Attempts", "Most concurrent calls"))
     assert attempts == sum(line["attempts"] for line in lines)

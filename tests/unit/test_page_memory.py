@@ -19,7 +19,7 @@ from connector.core.jobs import Command
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.health import Health
-from connector.graph.page_memory import MAX_BYTES, PageMemory, PageRoom
+from connector.graph.page_memory import PageMemory, PageRoom
 from connector.graph.request_queue import RequestQueue
 from connector.graph.source import Source
 from connector.graph.source_events import NoEvents
@@ -34,7 +34,8 @@ from connector.pipeline.tenant_state import TenantState
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WINDOW = Window(NOW, NOW + timedelta(hours=1))
-TENANTS, SHARDS = 250, 2
+TENANTS, SHARDS = 100, 2
+LIMIT = 96 << 20
 PAGE = json.dumps({"value": [{"id": str(n), "calleeNumber": "0" * 10_000} for n in range(100)]}).encode()
 "A page of big rows, about 1 MiB."
 
@@ -152,7 +153,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     All pages are read once commits succeed again.
     """
     transport, shape = Answering(), RowSchema(avro.load(avro.ROW), "v1.0")
-    memory = PageMemory()
+    memory = PageMemory(max_bytes=LIMIT)
     buffers = [Buffer() for _ in range(SHARDS)]
     done: list[int] = []
 
@@ -172,7 +173,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
             before = transport.asked
             for _ in range(50):
                 await asyncio.sleep(0)
-        assert tracemalloc.get_traced_memory()[0] < MAX_BYTES
+        assert tracemalloc.get_traced_memory()[0] < LIMIT
     finally:
         tracemalloc.stop()
     async with asyncio.timeout(60):
@@ -189,7 +190,7 @@ async def test_backfill_with_option_again_respects_the_page_memory_limit() -> No
     All rows are read once commits succeed again.
     """
     transport, shape = Answering(pages=8), RowSchema(avro.load(avro.ROW), "v1.0")
-    memory = PageMemory(max_bytes=96 << 20, chain_bytes=24 << 20)
+    memory = PageMemory(max_bytes=LIMIT, chain_bytes=24 << 20)
     buffer, window = Buffer(), Window(NOW - timedelta(days=9, seconds=40), NOW - timedelta(days=9))
     sweepers = [sweeper(number, source(transport, memory), buffer, shape) for number in range(8)]
     tracemalloc.start()
@@ -202,7 +203,7 @@ async def test_backfill_with_option_again_respects_the_page_memory_limit() -> No
             before = transport.asked
             for _ in range(50):
                 await asyncio.sleep(0.001)
-        assert tracemalloc.get_traced_memory()[1] < 96 << 20
+        assert tracemalloc.get_traced_memory()[1] < LIMIT
     finally:
         tracemalloc.stop()
     rows = 0

@@ -16,7 +16,7 @@ IMAGE_TAG = $(shell [ "$$(git describe --tags --exact-match --match 'v$(VERSION)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Parallel test processes. More than the core count pays off because most tests spend their time waiting. A run ends when
 # one of them dies: pytest-xdist does not replace it with --dist=loadgroup, and would wait for ever.
-JOBS ?= 9
+JOBS ?= 8
 PARALLEL = --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder --max-worker-restart=0
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
 

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (
 from confluent_kafka.cimpl import NewTopic
 
 from connector.simulator.certificates import Authority
-from tests.brokers import HOST, IPV6, Cluster
+from tests.brokers import HOST, IPV6, Cluster, wait_until
 from tests.workers import ROOT
 
 PASSWORD = "it is no secret 1%"
@@ -82,9 +82,11 @@ class SecuredBroker:
                 future.result(20)
 
     def create(self, topics: Sequence[NewTopic]) -> None:
-        """Create topics."""
+        """Create topics, and wait until the broker shows them, which under load is later than its response."""
         for future in self.admin.create_topics(list(topics)).values():
             future.result(20)
+        names = {topic.topic for topic in topics}
+        wait_until(lambda: names <= self.admin.list_topics(timeout=20).topics.keys(), "the topics")
 
     def grant(self, *rights: AclBinding) -> None:
         """Add ACL rules."""

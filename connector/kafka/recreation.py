@@ -11,6 +11,7 @@ from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, Top
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector import log
+from connector.errors import ShardRestartError
 from connector.kafka import log_reader, visibility
 from connector.kafka.clients import Clients
 from connector.kafka.state import Checkpoint
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _ASK_S = 5.0
 _ASK_DURING_BATCH_S = 2.0
+_ATTEMPTS = 3
 _NO_ID = str(Uuid(0, 0))
 _logger = log.get(__name__)
 
@@ -76,6 +78,7 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
     """Return the row topics that were deleted and created again: those that end before an offset in a checkpoint.
 
     Checkpoints that contain the id of their topic are ignored, because the id shows the same more reliably. Blocks.
+    Raises ShardRestartError if brokers do not answer for one of the partitions.
     """
     furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:
@@ -83,7 +86,13 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
             place = checkpoint.topic, number
             furthest[place] = max(offset, furthest.get(place, 0))
     asked = [place for place, offset in furthest.items() if offset]
-    ends = visibility.offsets(clients, asked, IsolationLevel.READ_UNCOMMITTED)
+    ends: dict[log_reader.Place, int | None] = {}
+    for _ in range(_ATTEMPTS):
+        unknown = [place for place in asked if place not in ends]
+        ends |= visibility.offsets(clients, unknown, IsolationLevel.READ_UNCOMMITTED)
+    for topic, number in asked:
+        if (topic, number) not in ends:
+            raise ShardRestartError(f"no broker states the end of {topic}-{number}, which the checkpoint needs")
     return {place[0] for place, end in ends.items() if end is not None and end < furthest[place]}
 
 

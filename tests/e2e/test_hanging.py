@@ -15,8 +15,6 @@ from tests.simulation import Simulation
 from tests.workers import Worker, configuration
 
 _DEADLINE_S = 60.0
-NEXT_OWNER = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200", "transaction.timeout.ms": "4000"}
-"Client properties of the worker that finds the open transaction: it waits for longer than its own could be open."
 
 
 def published(worker: Worker) -> float:
@@ -94,9 +92,7 @@ def test_hanging_transaction_neither_loses_nor_duplicates_rows(
     """
     seen = f"{app}.seen"
     source = left_open([seen] if hangs == "seen" else [*topics.of_rows(topic), f"{app}.state", seen])
-    worker = new_worker(
-        configuration(two_brokers.bootstrap, topic, app, source, kafka={"shards": 1, "properties": NEXT_OWNER})
-    )
+    worker = new_worker(configuration(two_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == [outcome]
@@ -113,7 +109,7 @@ def test_switch_to_at_least_once_ends_hanging_transactions(
 ) -> None:
     """The shard cannot read its state as long as a transaction hangs."""
     source = left_open([*topics.of_rows(topic), f"{app}.state", f"{app}.seen"])
-    kafka = {"shards": 1, "delivery": "at_least_once", "properties": NEXT_OWNER}
+    kafka = {"shards": 1, "delivery": "at_least_once"}
     worker = new_worker(configuration(two_brokers.bootstrap, topic, app, source, kafka=kafka))
     worker.start()
     worker.until_complete(datetime.now(UTC))

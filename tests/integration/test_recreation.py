@@ -8,6 +8,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from connector.core import windows
+from connector.errors import ShardRestartError
 from connector.kafka import recreation
 from connector.kafka.clients import Clients
 from connector.kafka.recreation import Place, TopicIds
@@ -66,6 +67,12 @@ def test_recreated_topic_has_a_different_topic_id(broker: SharedBroker, topic: s
     assert ids.of([topic])[topic] not in ("", first[topic])
 
 
+def checkpoint_of(topic: str, offset: int, topic_id: str = "") -> Checkpoint:
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    no_state = windows.first_state(windows.Rules((), timedelta(0), timedelta(1), timedelta(9)), start, start)
+    return Checkpoint(topic, no_state, offsets=(offset,), topic_id=topic_id)
+
+
 @pytest.mark.parametrize(
     ("offset", "topic_id", "is_new"), [(_RECORDS, "", False), (_RECORDS + 1, "", True), (_RECORDS + 1, "known", False)]
 )
@@ -74,9 +81,7 @@ def test_row_topic_shorter_than_an_offset_counts_as_recreated(
 ) -> None:
     """This applies to checkpoints without a topic id. With an id, only a different id proves that the topic is new."""
     fill(broker.bootstrap, topic)
-    start = datetime(2026, 3, 1, tzinfo=UTC)
-    no_state = windows.first_state(windows.Rules((), timedelta(0), timedelta(1), timedelta(9)), start, start)
-    checkpoint = Checkpoint(topic, no_state, offsets=(offset,), topic_id=topic_id)
+    checkpoint = checkpoint_of(topic, offset, topic_id)
     found = recreation.topics_that_end_before(Clients(broker.bootstrap, {}), [checkpoint])
     assert found == ({topic} if is_new else set())
 
@@ -88,3 +93,16 @@ def test_offset_beyond_the_topic_end_is_reset_without_topic_ids(
     monkeypatch.setattr(recreation, "_id", lambda *_: "")
     fill(broker.bootstrap, topic)
     assert recreation.locate(Clients(broker.bootstrap, {}), topic, 0, Place(offset, "")) == Place(expected, "")
+
+
+def test_end_of_a_row_topic_is_asked_again_and_never_guessed(topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overloaded broker does not answer in time. The topic may be new all the same."""
+    answers: list[dict[tuple[str, int], int]] = [{}, {(topic, 0): 3}, {}, {}, {}]
+    monkeypatch.setattr(
+        "connector.kafka.visibility.offsets", lambda _clients, asked, _isolation: answers.pop(0) if asked else {}
+    )
+    clients = Clients("127.0.0.1:1", {})
+    assert recreation.topics_that_end_before(clients, [checkpoint_of(topic, 4)]) == {topic}
+    with pytest.raises(ShardRestartError, match=f"no broker states the end of {topic}-0"):
+        recreation.topics_that_end_before(clients, [checkpoint_of(topic, 4)])
+    assert not answers

@@ -37,7 +37,7 @@ from connector.simulator.calls import CallSequence, tenant_key
 from connector.simulator.options import Recipe
 from tests.simulated_time import SimulatedTime
 
-DAYS = int(os.environ.get("DAYS", "5"))
+DAYS = int(os.environ.get("DAYS", "3"))
 CALLS_PER_DAY = 100_000
 REQUESTS_PER_MINUTE = 45
 CONCURRENCY = 4

@@ -14,8 +14,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 IMAGE_TAG = $(shell [ "$$(git describe --tags --exact-match --match 'v$(VERSION)' --dirty=.dirty 2>/dev/null)" = "v$(VERSION)" ] \
 	&& echo $(VERSION) || echo "$(VERSION)-dev.$$(git describe --always --exclude '*' --abbrev=7 --dirty=.dirty)")
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-# Parallel test processes. More than the core count pays off because most tests spend their time waiting. A run ends when
-# one of them dies: pytest-xdist does not replace it with --dist=loadgroup, and would wait for ever.
+# Parallel test processes. More than the core count pays off because most tests spend their time waiting. The run ends
+# when one of them dies, because pytest-xdist hangs if it starts another one with --dist=loadgroup.
 JOBS ?= 8
 PARALLEL = --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder --max-worker-restart=0
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
@@ -67,7 +67,8 @@ check-dependencies: dev
 	@$(BIN)/deptry connector
 check-workflows: dev
 	@$(BIN)/python -m tests.workflows
-# Two processes without pytest-xdist, in which each process would import and collect all tests.
+# Two pytest processes, which --jobs=2 runs at once, and which do not share a cache. With pytest-xdist there would be three,
+# and each would import all tests.
 check-fast-tests: check-fast-tests-a-m check-fast-tests-n-z
 FAST_TESTS := $(BIN)/pytest --quiet --hypothesis-profile=quick -p no:cacheprovider
 check-fast-tests-a-m: dev

@@ -361,7 +361,7 @@ def _formatted_broker(
 
 
 def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> dict[str, str]:
-    replicas, in_sync = min(3, brokers), max(1, brokers - 1)
+    replicas, in_sync = min(3, brokers), max(1, min(3, brokers) - 1)
     controls = f"{number}@" in voters
     return {
         "process.roles": "broker,controller" if controls else "broker",
@@ -385,7 +385,7 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
         # KIP-848: a member learns of its shards with its next heartbeat, which follows after 5 s by default.
         "group.consumer.min.heartbeat.interval.ms": "500",
         "group.consumer.heartbeat.interval.ms": "500",
-        # During a run of all tests, up to a dozen brokers are idle: the next two settings halve what each one costs.
+        # The next two settings halve what an idle broker costs: during a run of all tests, several are idle.
         "metadata.max.idle.interval.ms": "20000",
         "broker.heartbeat.interval.ms": "1000",
         "broker.session.timeout.ms": "3000",

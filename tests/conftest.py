@@ -26,12 +26,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
-JAVA_LANES = 3
-"Number of test processes whose tests start Java processes of their own, one at a time."
+JAVA_LANES = 2
+"Number of test processes whose tests start Java processes of their own: one at a time, or two in containers."
 SEVERAL = "several_java"
-"Group of the tests that start up to three at a time: they run in one test process."
-_OWN_BROKER = "secured", "broker_of_its_own"
-_OWN_BROKERS = "two_brokers", "three_brokers"
+"Group of the tests that start up to three Java processes at a time: they run in one test process."
+_WITH_ONE = "secured", "broker_of_its_own"
+_WITH_SEVERAL = "two_brokers", "three_brokers"
+"Fixtures that start brokers of the test's own."
+_DIED = pytest.StashKey[bool]()
 _SHARED = pytest.StashKey[Shared]()
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
@@ -102,7 +104,7 @@ class Pool:
 
 @pytest.fixture(scope="module")
 def single_brokers() -> Iterator[Pool]:
-    """Yield the pool of `broker_of_its_own`."""
+    """Yield the pool of `broker_of_its_own`. A test file may replace it with brokers that have other settings."""
     with closing(Pool(1)) as pool:
         yield pool
 
@@ -174,8 +176,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shared = config.stash[_SHARED] = Shared()
         config.add_cleanup(shared.close)
-        if not config.pluginmanager.has_plugin(flaky.__name__):
-            flaky.note_death(config, died=False)
+        flaky.note(config, is_complete=False)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -186,9 +187,17 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Note that a test process of pytest-xdist died."""
+    """Remember that a test process of pytest-xdist died."""
     if error:
-        flaky.note_death(node.config, died=True)
+        node.config.stash[_DIED] = True
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Note whether each test was run to its end."""
+    config = session.config
+    if not hasattr(config, "workerinput"):
+        has_ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        flaky.note(config, is_complete=has_ended and not config.stash.get(_DIED, default=False))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
@@ -196,30 +205,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use a real broker, keep groups in one process, and order the longest tests first.
 
     Tests that start Java processes form few groups, so that at most eight run at once: broker and registry that all
-    tests share, three of the group `several_java`, and one of each group `java-N`.
+    tests share, three of the group `several_java`, and three of the groups `java-0` and `java-1`.
     """
     known = durations.load()
-    starting_java = [(item.nodeid, _file(item), True) for item in items if _starts_java(item)]
-    lanes = durations.balanced(durations.sums(starting_java, known), JAVA_LANES)
+    with_one = [(item.nodeid, _file(item), True) for item in items if _starts_one(item)]
+    lanes = durations.balanced(durations.sums(with_one, known), JAVA_LANES)
     tests: list[durations.Test] = []
     for item in items:
-        on_broker = _uses(item, *_OWN_BROKER, *_OWN_BROKERS, "broker")
+        on_broker = _uses(item, *_WITH_ONE, *_WITH_SEVERAL, "broker")
         if on_broker:
             item.add_marker("broker")
-        group = f"java-{lanes[_file(item)]}" if _starts_java(item) else _group(item)
+        group = f"java-{lanes[_file(item)]}" if _starts_one(item) else _group(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
         tests.append((item.nodeid, group, on_broker))
     items[:] = [items[position] for position in durations.longest_first(tests, known)]
 
 
-def _starts_java(item: pytest.Item) -> bool:
+def _starts_one(item: pytest.Item) -> bool:
     """Return whether a test starts one Java process of its own, which ends before the tests of the next file."""
-    return not _starts_several(item) and (item.get_closest_marker("java") is not None or _uses(item, *_OWN_BROKER))
+    return not _starts_several(item) and (item.get_closest_marker("java") is not None or _uses(item, *_WITH_ONE))
 
 
 def _starts_several(item: pytest.Item) -> bool:
-    return item.get_closest_marker(SEVERAL) is not None or _uses(item, *_OWN_BROKERS)
+    return item.get_closest_marker(SEVERAL) is not None or _uses(item, *_WITH_SEVERAL)
 
 
 def _uses(item: pytest.Item, *fixtures: str) -> bool:

@@ -13,8 +13,8 @@ import pytest
 from tests.durations import without_group
 
 FILE = Path("tests", "flaky.txt")
-_DIED = "tests/died"
-"Key in pytest's cache: whether a process of the last run of all tests died, so that some tests did not run."
+_COMPLETE = "tests/complete"
+"Key in pytest's cache: whether each test of the last run was run to its end."
 
 
 def twice(file: Path) -> list[str]:
@@ -24,18 +24,22 @@ def twice(file: Path) -> list[str]:
     return sorted(name for name, count in names.items() if count > 1)
 
 
-def note_death(config: pytest.Config, *, died: bool) -> None:
-    """Note whether a test process of this run died: then it is not enough to run the failed tests again."""
-    if cache := getattr(config, "cache", None):  # pytest -p no:cacheprovider has none
-        cache.set(_DIED, died)
+def note(config: pytest.Config, *, is_complete: bool) -> None:
+    """Note whether each test was run. Otherwise it is not enough to run the failed tests again.
+
+    A run of this plugin itself is not noted.
+    """
+    cache = getattr(config, "cache", None)  # pytest -p no:cacheprovider has none
+    if cache is not None and not config.pluginmanager.has_plugin(__name__):
+        cache.set(_COMPLETE, is_complete)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select the tests that failed last. With pytest-xdist their names have the group appended."""
     assert config.cache is not None
-    if config.cache.get(_DIED, default=False):
-        pytest.exit("A test process died, so some tests did not run: run all again.", pytest.ExitCode.TESTS_FAILED)
+    if not config.cache.get(_COMPLETE, default=True):
+        pytest.exit("Some tests did not run, because a test process died: run all.", pytest.ExitCode.TESTS_FAILED)
     failed = {without_group(name) for name in config.cache.get("cache/lastfailed", {})}
     config.hook.pytest_deselected(items=[item for item in items if not _is_of(item, failed)])
     items[:] = [item for item in items if _is_of(item, failed)]

@@ -244,7 +244,7 @@ def differences(
     behind = [
         key
         for key, row in newest.items()
-        if key in valid_versions and key not in unlike and not _is_last(row, valid_versions[key], numbers)
+        if key in valid_versions and row.fields != expected(bytes(valid_versions[key][-1].row)) and key not in unlike
     ]
     problems += _named("not in its newest version", behind)
     if not repeats:
@@ -302,12 +302,6 @@ def _numbers(
             if key in valid_versions:
                 unlike.add(key)
     return numbers, unlike
-
-
-def _is_last(row: Published, versions: Sequence[TruthRow], numbers: Mapping[tuple[int, int], int]) -> bool:
-    """Return whether a record is the last version of its row. Versions with the same fields are not told apart."""
-    last = versions[-1]
-    return numbers[row.entry.partition, row.entry.offset] == last.version or row.fields == expected(bytes(last.row))
 
 
 def _revisions(rows: Sequence[Published], numbers: Mapping[tuple[int, int], int]) -> list[str]:

@@ -13,7 +13,7 @@ from functools import partial
 
 from connector import log
 from connector.backoff import doubling
-from connector.errors import HandedOverError, ShardRestartError
+from connector.errors import HandedOverError, ShardRestartError, UnsupportedError
 from connector.kafka import recreation
 from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
 from connector.kafka.publishing import AbortedError, Publisher
@@ -174,10 +174,12 @@ class CommitLoop:
             except ShardRestartError as error:
                 self._shard.series.transaction_aborted()
                 self._worker.metrics.kafka_answered(ok=False)
+                if isinstance(error, UnsupportedError):
+                    self._shard.commit_problem = str(error)
                 _restart_if_refused(error)
                 raise
             else:
-                self._shard.problem = None
+                self._shard.commit_problem = None
                 self._shard.series.transaction_committed(time.monotonic() - begun)
                 self._worker.metrics.kafka_answered(ok=True)
                 return

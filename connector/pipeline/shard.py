@@ -38,6 +38,7 @@ class Shard:
     def __init__(self, number: int, worker: WorkerContext) -> None:
         self.number = number
         self.restored = False
+        self._problem: str | None = None
         self._worker = worker
         self._context = ShardContext(number, worker)
         self._ownership = self._context.ownership
@@ -51,7 +52,7 @@ class Shard:
     @property
     def problem(self) -> str | None:
         """Return the reason why nothing is published until an operator acts; None if there is no such problem."""
-        return self._context.problem
+        return self._problem or self._context.commit_problem
 
     @property
     def turned_at(self) -> float:
@@ -125,7 +126,7 @@ class Shard:
 
         Return at once after any other error. The waiting ends early if the shard must be released.
         """
-        self._context.problem = str(error) if isinstance(error, RecordTooLongError) else None
+        self._problem = str(error) if isinstance(error, RecordTooLongError) else None
 
         async def pause(seconds: float) -> bool:
             self.touch()
@@ -134,7 +135,7 @@ class Shard:
             return self._ownership.handing_over.is_set()
 
         await self._context.lengths.wait_until_accepted(error, pause)
-        self._context.problem = str(error) if isinstance(error, UnsupportedError) else None
+        self._problem = str(error) if isinstance(error, UnsupportedError) else None
 
     async def _live(self) -> None:
         """Restore the shard, then run it until the hand-over. Raises ShardRestartError if it must restart."""
@@ -170,7 +171,7 @@ class Shard:
         try:
             async with asyncio.TaskGroup() as group:
                 await self.tenants.follow(group)
-                self.restored = True
+                self.restored, self._problem = True, None
                 # Commands are requested only now, because `commanded` ignores them before the shard is restored.
                 self._ownership.open_commands(restored.control.offset)
                 sweepers = group.create_task(self._sweepers_ended(buffer), name="sweepers done")

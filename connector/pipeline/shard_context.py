@@ -44,8 +44,8 @@ class ShardContext:
         self.liveness = Liveness()
         self.lengths = LengthLimits(worker.clients, number, (self.names.state, self.names.seen))
         self.warnings = RowWarnings()
-        self.problem: str | None = None
-        "Reason why nothing is published until an operator acts; None if there is none. A commit ends it."
+        self.commit_problem: str | None = None
+        "Reason why brokers refuse every commit until an operator acts; None since the last successful commit."
         self._topology = worker.topology
         self._batches = self._new_batches()
 

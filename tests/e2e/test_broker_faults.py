@@ -34,7 +34,7 @@ HISTORY = {"days": 1, "calls_per_day": 2_000, "page_size": 40, "frozen": True, "
 
 @pytest.fixture(scope="module")
 def single_brokers() -> Iterator[Pool]:
-    """Yield brokers with ACLs that allow every operation that no rule denies."""
+    """Yield a pool of brokers with ACLs: they allow every operation that no rule denies."""
     rules = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",

@@ -125,7 +125,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def secured() -> Iterator[SecuredBroker]:
     """Yield a broker with TLS, sign-in and ACLs."""
     with SecuredBroker() as broker:

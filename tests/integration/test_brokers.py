@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -105,6 +106,7 @@ def test_cluster_of_three_brokers_survives_the_loss_of_one(three_brokers: Cluste
     assert values(three_brokers.bootstrap, topic, 2) == [b"with two", b"with three"]
 
 
+@pytest.mark.java
 def test_broker_ends_with_its_parent_process(tmp_path: Path) -> None:
     program = (
         "import sys, signal\n"

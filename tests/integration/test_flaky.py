@@ -106,7 +106,7 @@ def test_no_rerun_follows_the_death_of_a_test_process(project: Path) -> None:
     assert f"crashed while running '{NAME}" in first_run.stdout
     second_run = run(project, "-p", "tests.conftest", "-p", "tests.flaky")
     assert second_run.returncode == 1
-    assert "A test process died, so some tests did not run" in second_run.stdout
+    assert "Some tests did not run, because a test process died" in second_run.stdout
     assert run(project, "-p", "tests.conftest").returncode == 0
     assert run(project, "-p", "tests.conftest", "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 

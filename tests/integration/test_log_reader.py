@@ -225,7 +225,7 @@ def test_log_reader_reads_the_other_partitions_if_one_is_forbidden(secured: Secu
     assert f"--topic {closed[0]}" in unreadable[closed]
 
 
-@pytest.mark.several_java  # `secured` may still run
+@pytest.mark.several_java  # the broker of `secured` runs until the end of this file
 def test_log_reader_fails_in_time_if_a_broker_is_frozen(
     broker_of_its_own: Cluster, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +249,7 @@ def test_log_reader_fails_in_time_if_a_broker_is_frozen(
         assert values(reader.read_to_end({log.place: 0})) == [b"1"]
 
 
-@pytest.mark.several_java  # `secured` may still run
+@pytest.mark.several_java  # the broker of `secured` runs until the end of this file
 def test_log_follower_continues_after_a_broker_was_frozen(broker_of_its_own: Cluster, app: str) -> None:
     log = Log(broker_of_its_own.bootstrap, app)
     log.commit(b"1")

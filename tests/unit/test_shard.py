@@ -147,9 +147,10 @@ async def test_shard_without_transactions_is_not_ready_until_a_commit(monkeypatc
 
     Otherwise /readyz would return 200 after each restart.
     """
-    publisher = Scripted(None)
-    shard = shard_of(Group(Snapshot(0, OURS, "")))
-    await shard._wait_for_limits(UnsupportedError("no transactions"))
+    publisher = Scripted(UnsupportedError("no transactions"), None)
+    shard = shard_of(Group(Snapshot(0, OURS, ""), Snapshot(1, OURS, "")))
+    with pytest.raises(UnsupportedError):
+        await loop_of(shard, publisher)._commit({}, 0)
     restored = asyncio.Event()
     monkeypatch.setattr(shard._ownership, "open_commands", lambda _offset: restored.set())
     working = asyncio.create_task(shard._work(RestoredShard({}, {}, recreation.Place(0, ""), ()), publisher))

@@ -65,11 +65,13 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.
 
 
 def set_topic(bootstrap: str, topic: str, setting: str, value: str) -> None:
-    """Change a setting of an existing topic."""
+    """Change a setting of an existing topic, and wait until the broker shows it, which is later than its response."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin.incremental_alter_configs([resource])[resource].result(10)
+    shown = ConfigResource(ResourceType.TOPIC, topic)
+    wait_until(lambda: admin.describe_configs([shown])[shown].result(10)[setting].value == value, f"{setting}={value}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -82,16 +82,17 @@ class SecuredBroker:
                 future.result(20)
 
     def create(self, topics: Sequence[NewTopic]) -> None:
-        """Create topics, and wait until the broker shows them, which under load is later than its response."""
+        """Create topics, and wait until the broker shows them, which is later than its response."""
         for future in self.admin.create_topics(list(topics)).values():
             future.result(20)
         names = {topic.topic for topic in topics}
         wait_until(lambda: names <= self.admin.list_topics(timeout=20).topics.keys(), "the topics")
 
     def grant(self, *rights: AclBinding) -> None:
-        """Add ACL rules."""
+        """Add ACL rules, and wait until the broker shows them, which is later than its response."""
         for future in self.admin.create_acls(list(rights)).values():
             future.result(20)
+        wait_until(lambda: self._rights() >= set(rights), "the rights")
 
     def take(self, *rights: AclBinding) -> None:
         """Remove ACL rules, each of which must exist."""
@@ -101,6 +102,13 @@ class SecuredBroker:
             )
             for future in self.admin.delete_acls([rule]).values():
                 assert len(future.result(20)) == 1
+        wait_until(lambda: self._rights().isdisjoint(rights), "the rights to be removed")
+
+    def _rights(self) -> set[AclBinding]:
+        any_name: Any = None
+        kinds = ResourceType.ANY, any_name, ResourcePatternType.ANY, any_name, any_name
+        any_right = AclBindingFilter(*kinds, AclOperation.ANY, AclPermissionType.ANY)
+        return set(self.admin.describe_acls(any_right).result(20))
 
     def client(self, name: str) -> str:
         """Return the path of a file with a client's key and certificate; its principal is User:CN={name}."""

@@ -19,7 +19,7 @@ from connector.core.jobs import Command
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.health import Health
-from connector.graph.page_memory import PageMemory, PageRoom
+from connector.graph.page_memory import MAX_BYTES, PageMemory, PageRoom
 from connector.graph.request_queue import RequestQueue
 from connector.graph.source import Source
 from connector.graph.source_events import NoEvents
@@ -53,6 +53,10 @@ def test_page_over_the_memory_limit_is_read_if_it_is_alone() -> None:
     assert memory.reserve(lambda: None) is None
     room.release()
     assert reserve(PageMemory(max_bytes=1, page_bytes=4)).bytes == 4
+
+
+def test_page_memory_limit_is_the_documented_one() -> None:
+    assert MAX_BYTES == 384 << 20
 
 
 def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:

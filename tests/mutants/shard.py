@@ -176,8 +176,7 @@ SHARD = (
         _FILE,
         "                _restart_if_refused(error)\n                raise\n",
         "                return\n",
-        "tests/e2e/test_wire.py -k commit_request_lost",
-        broker=True,
+        "tests/unit/test_shard.py -k test_shard_without_transactions_is_not_ready_until_a_commit",
     ),
     Mutant(
         "a batch is written although its state is too long",

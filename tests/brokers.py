@@ -364,9 +364,8 @@ def _formatted_broker(
 
 def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> dict[str, str]:
     replicas, in_sync = min(3, brokers), max(1, min(3, brokers) - 1)
-    controls = f"{number}@" in voters
     return {
-        "process.roles": "broker,controller" if controls else "broker",
+        "process.roles": "broker,controller",
         "node.id": str(number),
         "controller.quorum.voters": voters,
         "listeners": f"PLAINTEXT://{HOST}:{ports[0]},CONTROLLER://{HOST}:{ports[1]}",
@@ -404,13 +403,14 @@ def _host(listener: str) -> str:
 def _listeners(
     protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int], *, controls: bool
 ) -> dict[str, str]:
-    """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's.
+    """Return a broker's roles and listeners. `advertised`: ports other than those of the listeners, such as a proxy's.
 
     `controls`: whether it is also a controller.
     """
     own = {name: port for name, port in ports.items() if name != "CONTROLLER"}
     addresses = own | dict(advertised)
     return {
+        "process.roles": "broker,controller" if controls else "broker",
         "listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in (ports if controls else own).items()),
         "advertised.listeners": ",".join(f"{name}://{_host(name)}:{port}" for name, port in addresses.items()),
         "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ports),

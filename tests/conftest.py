@@ -4,9 +4,10 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import hypothesis
@@ -117,28 +118,23 @@ def broker_of_its_own(single_brokers: Pool) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def _clusters_of_two() -> Iterator[Pool]:
-    with closing(Pool(2)) as pool:
-        yield pool
+def _pool_of() -> Iterator[Callable[[int], Pool]]:
+    """Yield a function that returns the pool of the clusters with a number of brokers."""
+    with ExitStack() as stack:
+        yield cache(lambda brokers: stack.enter_context(closing(Pool(brokers))))
 
 
 @pytest.fixture
-def two_brokers(_clusters_of_two: Pool) -> Iterator[Cluster]:
+def two_brokers(_pool_of: Callable[[int], Pool]) -> Iterator[Cluster]:
     """Yield a real cluster of two brokers, used by one test at a time; it survives the loss of the second one."""
-    with _clusters_of_two.lend() as cluster:
+    with _pool_of(2).lend() as cluster:
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def _clusters_of_three() -> Iterator[Pool]:
-    with closing(Pool(3)) as pool:
-        yield pool
-
-
 @pytest.fixture
-def three_brokers(_clusters_of_three: Pool) -> Iterator[Cluster]:
+def three_brokers(_pool_of: Callable[[int], Pool]) -> Iterator[Cluster]:
     """Yield a real cluster of three brokers, used by one test at a time; it survives the loss of any one broker."""
-    with _clusters_of_three.lend() as cluster:
+    with _pool_of(3).lend() as cluster:
         yield cluster
 
 

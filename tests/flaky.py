@@ -15,6 +15,7 @@ from tests.durations import without_group
 FILE = Path("tests", "flaky.txt")
 _COMPLETE = "tests/complete"
 "Key in pytest's cache: whether each test of the last run was run to its end."
+_INCOMPLETE = "Some tests did not run, because a test process died or the run was interrupted: run all of them."
 
 
 def twice(file: Path) -> list[str]:
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Select the tests that failed last. With pytest-xdist their names have the group appended."""
     assert config.cache is not None
     if not config.cache.get(_COMPLETE, default=True):
-        pytest.exit("Some tests did not run, because a test process died: run all.", pytest.ExitCode.TESTS_FAILED)
+        pytest.exit(_INCOMPLETE, pytest.ExitCode.TESTS_FAILED)
     failed = {without_group(name) for name in config.cache.get("cache/lastfailed", {})}
     config.hook.pytest_deselected(items=[item for item in items if not _is_of(item, failed)])
     items[:] = [item for item in items if _is_of(item, failed)]

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import OFFSET_END, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from connector.kafka import avro
 from connector.kafka.records import row_decoder
 from tests import commands, oracle
+from tests.brokers import set_topic
 from tests.conftest import SharedBroker
 from tests.oracle import Entry
 from tests.simulation import Simulation
@@ -158,9 +159,7 @@ def test_verify_command_refuses_a_range_that_retention_deleted(published: Publis
     assert (code, report) == (2, {})
     assert "has begun to delete" in error
 
-    change = ConfigEntry("retention.ms", "86400000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
-    admin.incremental_alter_configs([resource])[resource].result(DEADLINE_S)
+    set_topic(published.bootstrap, topic, "retention.ms", "86400000")
     code, report, error = verify(config, published.tenant)
     assert (code, report) == (2, {})
 

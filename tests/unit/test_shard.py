@@ -165,6 +165,18 @@ async def test_shard_without_transactions_is_not_ready_until_a_commit(monkeypatc
     assert problems == ["no transactions", None]
 
 
+async def test_shard_whose_start_was_refused_is_ready_once_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard without tenants commits nothing, so it cannot wait for a commit after an upgrade of the brokers."""
+    publisher = Scripted()
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    monkeypatch.setattr(shard._ownership, "open_commands", lambda _offset: shard.hand_over())
+    await shard._wait_for_limits(UnsupportedError("no transactions"))
+    problems = [shard.problem]
+    await shard._work(RestoredShard({}, {}, recreation.Place(0, ""), ()), publisher)
+    await publisher.close()
+    assert [*problems, shard.problem] == ["no transactions", None]
+
+
 async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:
     publisher = Scripted(AbortedError("rebalance"))
     shard = shard_of(Group(Snapshot(0, OURS, "")))
